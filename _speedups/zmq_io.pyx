@@ -1,0 +1,147 @@
+# cython: language_level=3
+"""Whole multipart messages in and out of a socket, without waiting. The compiled twin of server/_zmq_io.py.
+
+Calls libzmq itself, the one that pyzmq has loaded: the wheel of pyzmq carries neither its header nor a library to link,
+so the functions are looked up at import in what pyzmq depends on. Never link a second libzmq: its sockets would not be
+the same. The rule: as in the pure twin, nothing here waits, and a message that cannot be sent is not sent at all.
+"""
+
+import ctypes
+
+import zmq
+from zmq.backend.cython import _zmq
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.number cimport PyNumber_Index
+from libc.errno cimport EAGAIN, EINTR
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.string cimport memcpy
+
+from zmqraft._speedups.log_index cimport EntryBatch
+
+cdef int (*c_errno)() noexcept nogil
+
+
+cdef uintptr_t _address(object library, str name) except 0:
+    try:
+        return ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+    except AttributeError as error:
+        raise ImportError(f"the libzmq of pyzmq {zmq.pyzmq_version()} has no {name}: {error}") from None
+
+
+def _look_up():
+    global c_errno, msg_init, msg_init_size, msg_recv, msg_send, msg_close, msg_data, msg_size, msg_more
+    library = ctypes.CDLL(_zmq.__file__)
+    c_errno = <int (*)() noexcept nogil> _address(library, "zmq_errno")
+    msg_init = <int (*)(zmqraft_msg_t *) noexcept nogil> _address(library, "zmq_msg_init")
+    msg_init_size = <int (*)(zmqraft_msg_t *, size_t) noexcept nogil> _address(library, "zmq_msg_init_size")
+    msg_recv = <int (*)(zmqraft_msg_t *, void *, int) noexcept nogil> _address(library, "zmq_msg_recv")
+    msg_send = <int (*)(zmqraft_msg_t *, void *, int) noexcept nogil> _address(library, "zmq_msg_send")
+    msg_close = <int (*)(zmqraft_msg_t *) noexcept nogil> _address(library, "zmq_msg_close")
+    msg_data = <void *(*)(zmqraft_msg_t *) noexcept nogil> _address(library, "zmq_msg_data")
+    msg_size = <size_t (*)(zmqraft_msg_t *) noexcept nogil> _address(library, "zmq_msg_size")
+    msg_more = <int (*)(zmqraft_msg_t *) noexcept nogil> _address(library, "zmq_msg_more")
+
+
+_look_up()
+
+
+cdef void *handle_of(object socket) except NULL:
+    if socket.closed:
+        raise zmq.ZMQError(zmq.ENOTSOCK)
+    return <void *> <uintptr_t> socket.underlying
+
+
+cdef int _fail(zmqraft_msg_t *message, int error) except -1:
+    msg_close(message)
+    raise zmq.ZMQError(error)
+
+
+cdef int receive_first(void *socket, zmqraft_msg_t *message) except -1:
+    cdef int error
+    msg_init(message)
+    while msg_recv(message, socket, ZMQ_DONTWAIT) < 0:
+        error = c_errno()
+        if error == EAGAIN:
+            msg_close(message)
+            return 0
+        if error != EINTR:
+            _fail(message, error)
+    return 1
+
+
+cdef int receive_next(void *socket, zmqraft_msg_t *message) except -1:
+    cdef int error
+    msg_init(message)
+    while msg_recv(message, socket, 0) < 0:
+        error = c_errno()
+        if error != EINTR:
+            _fail(message, error)
+    return 1
+
+
+cdef int send_frame(void *socket, const void *data, size_t size, bint more) except -1:
+    cdef zmqraft_msg_t message
+    cdef int error
+    if msg_init_size(&message, size) < 0:
+        raise MemoryError()
+    memcpy(msg_data(&message), data, size)
+    while msg_send(&message, socket, ZMQ_DONTWAIT | (ZMQ_SNDMORE if more else 0)) < 0:
+        error = c_errno()
+        if error == EAGAIN:
+            msg_close(&message)
+            return 0
+        if error != EINTR:
+            _fail(&message, error)
+    return 1
+
+
+cdef Py_ssize_t clipped_count(count_max) except? -2:
+    return max(-1, min(PyNumber_Index(count_max), <long long> 1 << 62))
+
+
+cdef bytes _take(zmqraft_msg_t *message):
+    cdef bytes frame = PyBytes_FromStringAndSize(<char *> msg_data(message), msg_size(message))
+    msg_close(message)
+    return frame
+
+
+def receive_messages(socket, count_max):
+    """The messages that have arrived, at most ``count_max`` of them."""
+    cdef void *handle = handle_of(socket)
+    cdef zmqraft_msg_t message
+    cdef bint more
+    cdef list messages = [], frames
+    cdef Py_ssize_t count = clipped_count(count_max)
+    while len(messages) < count and receive_first(handle, &message):
+        frames = []
+        while True:
+            more = msg_more(&message)
+            frames.append(_take(&message))
+            if not more:
+                break
+            receive_next(handle, &message)
+        messages.append(frames)
+    return messages
+
+
+def send_message(socket, frames, EntryBatch entries=None):
+    """Send ``frames``, and a frame for each of ``entries`` behind them. Returns False when there is no room for it."""
+    cdef void *handle = handle_of(socket)
+    # First all, since a message whose second frame is none would be half sent when that comes out.
+    cdef list parts = [frame if type(frame) is bytes else bytes(memoryview(frame)) for frame in frames]
+    cdef Py_ssize_t last = len(parts) - 1, position
+    cdef Py_ssize_t count = entries.count if entries is not None else 0
+    cdef uint64_t start, end
+    cdef bytes data
+    if last < 0:
+        raise ValueError("a message has at least one frame before its entries")
+    for position in range(last + 1):
+        data = parts[position]
+        if not send_frame(handle, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), position < last or count > 0):
+            return False
+    for position in range(count):
+        start = entries.offsets[position] - entries.offsets[0]
+        end = entries.offsets[position + 1] - entries.offsets[0]
+        send_frame(handle, entries.start + start, end - start, position + 1 < count)
+    return True

@@ -1,0 +1,106 @@
+"""A server under messages that no honest client sends goes on serving, and its memory does not grow with them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+
+import pytest
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from support.command import free_ports, running_peer, write_config
+from support.hostile import hostile_messages
+from support.local_cluster import SECRET, RawClient, wait_for
+from support.virtual_cluster import SECRET as VIRTUAL_SECRET
+from support.virtual_cluster import VirtualCluster
+from zmqraft.client import ZmqRaftClient
+from zmqraft.protocol import new_request_id
+
+COUNT = 10_000
+#: What 10,000 more messages may leave behind: far less than they carry, far more than noise.
+GROWTH_MAX_KIB = 8 * 1024
+HUGE_FRAME_SIZE = 100 * 1024 * 1024
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("role", ["leader", "follower"])
+def test_an_engine_takes_anything(seed: int, role: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    cluster = VirtualCluster(3, seed)
+    cluster.start()
+    leader = cluster.leader()
+    peer = leader if role == "leader" else next(each for each in cluster.peers.values() if each is not leader)
+    term = leader.term
+    members = tuple(peer_id.encode() for peer_id in cluster.ids)
+    for message in hostile_messages(seed, COUNT, VIRTUAL_SECRET, members):
+        cluster.receive(peer, [b"client", *message])
+        if len(cluster.client_replies) > 1000:
+            cluster.run(0.001)
+            cluster.client_replies.clear()
+    cluster.run(1.0)
+    assert [each.failure for each in cluster.peers.values()] == [None] * 3
+    assert (cluster.leader(), leader.term) == (leader, term)
+    assert sum(peer.running.dropped.values()) > COUNT // 10
+    assert {"malformed message", "wrong secret"} <= set(peer.running.dropped)
+    cluster.commit(b"still here")
+
+
+def resident_kib(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
+
+
+def test_a_process_takes_anything_and_does_not_grow(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    url = f"tcp://127.0.0.1:{port}"
+    config = write_config(tmp_path, [["1", url]], secret=SECRET.decode())
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(running_peer(config, "1"))
+        client = stack.enter_context(ZmqRaftClient(url, secret=SECRET))
+        client.request_update(new_request_id(), b"before")
+        raw = stack.enter_context(RawClient(url))
+
+        def attack(seed: int) -> int:
+            """Send messages, wait until the last one has been taken, and return the server's memory."""
+            for number, message in enumerate(hostile_messages(seed, COUNT, SECRET, (b"1",))):
+                raw.send(*message)
+                if number % 100 == 0:
+                    raw.replies([b"\x7e", b"^", SECRET], [b"\x7f", b"^", SECRET])
+            return resident_kib(process.pid)
+
+        attack(1)
+        after_first = attack(2)
+        after_second = attack(3)
+        assert after_second - after_first < GROWTH_MAX_KIB
+        assert process.poll() is None
+        assert client.request_update(new_request_id(), b"after") > 2
+
+
+def test_a_frame_above_the_limit_is_refused(tmp_path: Path) -> None:
+    """100 MB in one frame: the connection is dropped, and the memory is not taken."""
+    (port,) = free_ports(1)
+    url = f"tcp://127.0.0.1:{port}"
+    config = write_config(tmp_path, [["1", url]], secret=SECRET.decode())
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(running_peer(config, "1"))
+        client = stack.enter_context(ZmqRaftClient(url, secret=SECRET))
+        client.request_update(new_request_id(), b"before")
+        before = resident_kib(process.pid)
+        raw = stack.enter_context(RawClient(url))
+        monitor = raw.socket.get_monitor_socket()
+        stack.callback(monitor.close)
+        stack.callback(raw.socket.disable_monitor)
+        raw.send(new_request_id(), b"=", SECRET, bytes(HUGE_FRAME_SIZE))
+        seen: set[int] = set()
+
+        def disconnected() -> bool:
+            while monitor.poll(0):
+                seen.add(recv_monitor_message(monitor)["event"])
+            return int(zmq.EVENT_DISCONNECTED) in seen
+
+        wait_for(disconnected, "the server to drop the connection")
+        assert resident_kib(process.pid) - before < HUGE_FRAME_SIZE // 1024 // 4
+        assert process.poll() is None
+        assert client.request_update(new_request_id(), b"after") == 3

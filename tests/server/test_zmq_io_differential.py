@@ -1,0 +1,114 @@
+"""Both twins of the socket functions get the same random calls over real sockets, hostile values among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+from types import ModuleType
+from typing import Any
+
+import pytest
+import zmq
+
+from support.outcomes import typed
+from support.twins import COMPILED, PURE, twin
+from zmqraft.protocol.frames import encode_entry
+
+OPERATIONS = 110_000
+#: No messages, or messages with frames that are none. Nothing that iterates differently the second time.
+HOSTILE: list[Any] = [
+    *(None, True, -1, 0, 2**53, 2**64, 1.9, float("nan"), object, "", "text", ["text"], [b"", "text"], [1], [None]),
+    *([b"x", 2**64], [b"x", True], [[b"x"]], {}, (), [], ([],), [b"x", memoryview(bytes(4))[::2], b"y"]),
+    *([bytearray(b"ab")], [memoryview(bytes(8)).cast("I"), b""], [b"x", memoryview(b"ab")]),
+]
+COUNTS: list[Any] = [0, 1, 2, 5, 100, -1, -(2**31), True, False]
+HOSTILE_COUNTS: list[Any] = [None, 1.9, "1", b"1", [], object]
+
+
+class Pair:
+    """A build's functions, and two sockets that are connected: a DEALER sends, a ROUTER receives."""
+
+    def __init__(self, build: str, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        self.zmq_io: ModuleType = twin("zmq_io", build)
+        self.entry_batch = twin("log_index", build).EntryBatch
+        self.router = context.socket(zmq.ROUTER)
+        self.dealer = context.socket(zmq.DEALER)
+        #: Connected to nobody, so that nothing can be sent. When a queue between two is full is up to libzmq's clock.
+        self.alone = context.socket(zmq.DEALER)
+        for socket in (self.router, self.dealer, self.alone):
+            socket.linger = 0
+            socket.sndhwm = socket.rcvhwm = 0
+        self.dealer.setsockopt(zmq.ROUTING_ID, b"12345")
+        self.router.bind(f"inproc://{build}")
+        self.dealer.connect(f"inproc://{build}")
+
+    def close(self) -> None:
+        self.router.close()
+        self.dealer.close()
+        self.alone.close()
+
+
+@pytest.fixture
+def pairs() -> Iterator[list[Pair]]:
+    with zmq.Context() as context:
+        both = [Pair(PURE, context), Pair(COMPILED, context)]
+        yield both
+        for pair in both:
+            pair.close()
+
+
+def outcome(call: Any) -> tuple[Any, ...]:
+    try:
+        return typed(call())
+    except (zmq.ZMQError, TypeError, ValueError, OverflowError, AttributeError, BufferError) as error:
+        return type(error), error.errno if isinstance(error, zmq.ZMQError) else None
+
+
+class Operations:
+    """The same calls for the same seed: each a function of a pair."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+
+    def draw(self) -> Any:
+        return self._receive() if self._random.random() < 0.4 else self._send()
+
+    def _receive(self) -> Any:
+        count = self._random.choice(HOSTILE_COUNTS) if self._random.random() < 0.05 else self._random.choice(COUNTS)
+        return lambda pair: pair.zmq_io.receive_messages(pair.router, count)
+
+    def _send(self) -> Any:
+        random = self._random
+        if random.random() < 0.1:
+            hostile = random.choice(HOSTILE)
+            return lambda pair: pair.zmq_io.send_message(pair.dealer, hostile)
+        frames = [random.randbytes(random.choice((0, 1, 5, 33, 300))) for _ in range(random.randint(1, 5))]
+        entries = [self._entry() for _ in range(random.randint(0, 4))]
+        low, high = random.randint(1, 3), random.randint(1, 4)
+        name = "alone" if random.random() < 0.1 else "dealer"
+        if random.random() < 0.5:
+            return lambda pair: pair.zmq_io.send_message(getattr(pair, name), frames)
+
+        def send(pair: Pair) -> Any:
+            batch = pair.entry_batch.from_frames(1, entries).slice(low, high)
+            return pair.zmq_io.send_message(getattr(pair, name), frames, batch)
+
+        return send
+
+    def _entry(self) -> bytes:
+        data = self._random.randbytes(self._random.choice((1, 12, 100)))
+        return encode_entry(self._random.randbytes(12), self._random.randrange(3), 5, data)
+
+
+@pytest.mark.parametrize("build", [COMPILED])
+def test_both_twins_do_the_same(build: str, seed: int, pairs: list[Pair]) -> None:
+    operations = Operations(Random(seed))
+    raised = refused = received = 0
+    for number in range(OPERATIONS):
+        operation = operations.draw()
+        expected, got = (outcome(lambda: operation(pair)) for pair in pairs)  # noqa: B023
+        assert got == expected, f"operation {number} of seed {seed}"
+        raised += isinstance(expected[0], type) and issubclass(expected[0], Exception)
+        refused += expected == (bool, False)
+        received += expected[0] is list and bool(expected[1])
+    assert min(raised, refused, received) > OPERATIONS / 100

@@ -1,0 +1,321 @@
+"""A cluster of real engines in virtual time: fake clock, fake links, logs in memory with modelled durability.
+
+One heap of events, one Random. Links deliver after a delay unless they are cut; a reset gives a new socket identity.
+Nothing here sleeps or reads a clock, so a test does the same on any machine.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
+
+from zmqraft.constants import CAPABILITIES
+from zmqraft.errors import ZmqRaftError
+from zmqraft.protocol import ABSENT, EntryBatch, EntryType, LogEntry, Protocols, encode_uint, new_request_id
+from zmqraft.server.engine import Engine, LinkAction
+from zmqraft.server.settings import DataSettings, PeerAddress, Settings
+from zmqraft.storage import MemoryLog, MemoryPersistence
+
+SECRET = b"secret"
+WALL_START = 1_800_000_000.0
+
+
+def settings_of(peer_id: str, ids: Iterable[str], **changes: object) -> Settings:
+    peers = tuple(PeerAddress(each, f"tcp://127.0.0.1:{8000 + position}") for position, each in enumerate(ids))
+    return Settings(id=peer_id, peers=peers, data=DataSettings("unused"), secret=SECRET, **changes)  # type: ignore[arg-type]
+
+
+class Peer:
+    """One engine with its disk, which survives crashes."""
+
+    def __init__(self, cluster: VirtualCluster, peer_id: str) -> None:
+        self.cluster = cluster
+        self.id = peer_id
+        self.log = MemoryLog()
+        self.persistence = MemoryPersistence()
+        self.engine: Engine | None = None
+        self.applied: list[LogEntry] = []
+        self.incarnation = 0
+        self.failure: Exception | None = None
+        self.turn_at = float("inf")
+
+    @property
+    def running(self) -> Engine:
+        if self.engine is None:
+            raise AssertionError(f"peer {self.id} is not running")
+        return self.engine
+
+    @property
+    def role(self) -> str:
+        return self.running.raft.role.value if self.engine else "down"
+
+    @property
+    def term(self) -> int:
+        return self.running.raft.current_term
+
+    def entries(self) -> list[LogEntry]:
+        log = self.log
+        return list(log.read(1, log.last_index, 1 << 30)) if log.last_index else []
+
+    def set_log(self, *terms: int, term: int | None = None) -> None:
+        """A log with these terms, before the start; the peer's term is the last one, or ``term``."""
+        entries = [
+            LogEntry(index, entry_term, EntryType.STATE, new_request_id(WALL_START), b"%d:%d" % (index, entry_term))
+            for index, entry_term in enumerate(terms, 1)
+        ]
+        self.put_log(entries, term if term is not None else (terms[-1] if terms else 0))
+
+    def put_log(self, entries: list[LogEntry], term: int) -> None:
+        """A log with these entries, and this term, before the start."""
+        if entries:
+            self.log.append(EntryBatch.from_entries(entries))
+            self.log.sync()
+        self.persistence.update_vote(term, None)
+
+    def terms(self) -> list[int]:
+        return [entry.term for entry in self.entries()]
+
+
+class VirtualCluster:
+    """Peers, links and clients in virtual time."""
+
+    def __init__(self, size: int = 3, seed: int = 1, delay: float = 0.001, **settings: object) -> None:
+        self.now = 100.0
+        #: How far the wall clocks were set ahead, in seconds.
+        self.wall_step = 0.0
+        self.random = Random(seed)
+        self.delay = delay
+        self.settings = settings
+        self.ids = [str(number) for number in range(1, size + 1)]
+        self.peers = {peer_id: Peer(self, peer_id) for peer_id in self.ids}
+        self.cut: set[tuple[str, str]] = set()
+        #: Peers that know nothing of our own messages, as those of zmq-raft.
+        self.foreign: set[str] = set()
+        self.client_replies: dict[bytes, list[list[bytes]]] = {}
+        self.sent: list[tuple[str, str, list[bytes]]] = []
+        self._identities: dict[tuple[str, str], int] = {}
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._sequence = itertools.count()
+
+    # --- peers ------------------------------------------------------------------------------------------------------
+
+    def start(self, *ids: str) -> None:
+        for peer_id in ids or self.ids:
+            peer = self.peers[peer_id]
+            peer.incarnation += 1
+            peer.failure = None
+            peer.engine = Engine(
+                settings_of(peer_id, self.ids, **self.settings),
+                peer.log,
+                peer.persistence,
+                last_applied=len(peer.applied),
+                now=self.now,
+                random=Random(self.random.random()),
+            )
+            self._wake(peer, self.now)
+
+    def crash(self, *ids: str) -> None:
+        for peer_id in ids:
+            peer = self.peers[peer_id]
+            peer.engine = None
+            peer.incarnation += 1
+            peer.log, peer.persistence = peer.log.crash(), peer.persistence.crash()
+            del peer.applied[:]
+
+    def partition(self, *groups: Iterable[str]) -> None:
+        """Only peers of the same group reach each other; ids that are in no group reach nobody."""
+        group_of = {peer_id: position for position, group in enumerate(groups) for peer_id in group}
+        self.cut = {
+            (a, b)
+            for a in self.ids
+            for b in self.ids
+            if a != b and (a not in group_of or group_of[a] != group_of.get(b))
+        }
+
+    def heal(self) -> None:
+        self.cut = set()
+
+    @property
+    def leaders(self) -> list[Peer]:
+        return [peer for peer in self.peers.values() if peer.role == "leader"]
+
+    def leader(self) -> Peer:
+        """Run until there is exactly one leader in the highest term, whom a majority follows."""
+        self.run_until(lambda: self._followed_leader() is not None)
+        leader = self._followed_leader()
+        if leader is None:
+            raise AssertionError("there is no leader")
+        return leader
+
+    def _followed_leader(self) -> Peer | None:
+        running = [peer for peer in self.peers.values() if peer.engine is not None]
+        for leader in self.leaders:
+            followers = [
+                peer for peer in running if peer.running.raft.leader_id == leader.id and peer.term == leader.term
+            ]
+            if 2 * len(followers) > len(self.ids):
+                return leader
+        return None
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self._events and self._events[0][0] <= end:
+            self._step()
+        self.now = end
+
+    def run_until(self, condition: Callable[[], object], seconds: float = 60.0) -> None:
+        end = self.now + seconds
+        while not condition():
+            if not self._events or self._events[0][0] > end:
+                raise AssertionError(f"the condition did not come true within {seconds} virtual seconds")
+            self._step()
+
+    def _step(self) -> None:
+        at, _, action = heapq.heappop(self._events)
+        self.now = max(self.now, at)
+        action()
+
+    def at(self, when: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (when, next(self._sequence), action))
+
+    # --- turns ------------------------------------------------------------------------------------------------------
+
+    def _wake(self, peer: Peer, when: float) -> None:
+        incarnation = peer.incarnation
+        peer.turn_at = when
+
+        def turn() -> None:
+            if peer.incarnation == incarnation and peer.turn_at == when:
+                self._turn(peer)
+
+        self.at(when, turn)
+
+    def _turn(self, peer: Peer) -> None:
+        engine = peer.running
+        try:
+            self._send(peer, engine.begin_turn(self.now, self.wall))
+            self._send(peer, engine.finish_turn(self.now))
+            while (batch := engine.take_committed(1 << 20)) is not None:
+                peer.applied.extend(batch)
+                engine.applied(batch.last_index)
+            self._reply(peer, engine.take_replies())
+        except ZmqRaftError as failure:
+            peer.failure = failure
+            peer.engine = None
+            peer.incarnation += 1
+            return
+        deadline = engine.next_deadline(self.now)
+        if deadline <= self.now:
+            raise AssertionError(
+                f"peer {peer.id} asks for a turn at {deadline} in its turn at {self.now}: it would spin"
+            )
+        self._wake(peer, deadline)
+
+    @property
+    def wall(self) -> float:
+        return WALL_START + self.now + self.wall_step
+
+    def _soon(self, peer: Peer) -> None:
+        if peer.turn_at > self.now:
+            self._wake(peer, self.now)
+
+    # --- links ------------------------------------------------------------------------------------------------------
+
+    def _send(self, peer: Peer, actions: Iterable[LinkAction]) -> None:
+        for action in actions:
+            pair = (peer.id, action.peer_id)
+            if action.message is None:
+                self._identities[pair] = self._identities.get(pair, 0) + 1
+                continue
+            frames, entries = action.message
+            message = frames + (entries.frames() if entries is not None else [])
+            self.sent.append((*pair, message))
+            self.deliver(*pair, message)
+
+    def identity(self, source: str, target: str) -> bytes:
+        return f"{source}>{target}#{self._identities.get((source, target), 0)}".encode()
+
+    def deliver(self, source: str, target: str, frames: list[bytes]) -> None:
+        """A message from the DEALER of one peer to the ROUTER of another."""
+        identity = self.identity(source, target)
+
+        def arrive() -> None:
+            peer = self.peers[target]
+            if (source, target) in self.cut or peer.engine is None:
+                return
+            if target in self.foreign and frames[1] == CAPABILITIES:
+                return
+            self.receive(peer, [identity, *frames])
+
+        self.at(self.now + self.delay, arrive)
+
+    def receive(self, peer: Peer, frames: list[bytes]) -> None:
+        try:
+            peer.running.receive(frames, self.now, self.wall)
+        except ZmqRaftError as failure:
+            peer.failure = failure
+            peer.engine = None
+            peer.incarnation += 1
+            return
+        self._soon(peer)
+
+    def _reply(self, peer: Peer, replies: Iterable[Sequence[bytes]]) -> None:
+        for frames in map(list, replies):
+            identity = frames[0].decode()
+            if ">" not in identity:
+                self.client_replies.setdefault(frames[1], []).append(frames[2:])
+                continue
+            source, _, rest = identity.partition(">")
+            self._deliver_reply(peer.id, source, int(rest.partition("#")[2]), frames[1:])
+
+    def _deliver_reply(self, source: str, target: str, identity: int, frames: list[bytes]) -> None:
+        def arrive() -> None:
+            peer = self.peers[target]
+            lost = (source, target) in self.cut or peer.engine is None
+            if lost or self._identities.get((target, source), 0) != identity:
+                return
+            peer.running.receive_reply(source, frames, self.now)
+            self._soon(peer)
+
+        self.at(self.now + self.delay, arrive)
+
+    # --- clients ----------------------------------------------------------------------------------------------------
+
+    def request(self, peer_id: str, message_id: bytes, frames: list[bytes]) -> None:
+        self.receive(self.peers[peer_id], [b"client", message_id, *frames])
+
+    def update(self, peer_id: str, data: bytes, request_id: bytes | None = None) -> bytes:
+        """Send an update to a peer. Returns its request id; `result` has the reply."""
+        request_id = request_id or new_request_id(self.wall)
+        self.request(peer_id, request_id, Protocols.REQUEST_UPDATE.encode_request(b"=", SECRET, data))
+        return request_id
+
+    def result(self, request_id: bytes) -> tuple[bool, object] | None:
+        """The last reply to an update, decoded."""
+        replies = self.client_replies.get(request_id)
+        return Protocols.REQUEST_UPDATE.decode_response(replies[-1]) if replies else None  # type: ignore[return-value]
+
+    def committed(self, request_id: bytes) -> int | None:
+        """The index that an update was acknowledged with."""
+        result = self.result(request_id)
+        return result[1] if result is not None and result[0] and isinstance(result[1], int) else None
+
+    def commit(self, data: bytes) -> int:
+        """An update, repeated with the same id through whoever leads, until it is committed. Returns its index."""
+        request_id = new_request_id(self.wall)
+        for _ in range(20):
+            self.client_replies.pop(request_id, None)
+            self.update(self.leader().id, data, request_id)
+            self.run_until(lambda: self.result(request_id) is not None and self.result(request_id) != (True, ABSENT))
+            index = self.committed(request_id)
+            if index is not None:
+                return index
+        raise AssertionError("20 leaders in a row refused an update")
+
+    def inject(self, target: str, message_id: int, frames: list[bytes], identity: bytes = b"x>1#9") -> None:
+        """A raw message on a ROUTER socket, from nowhere in particular."""
+        self.receive(self.peers[target], [identity, encode_uint(message_id), *frames])

@@ -1,0 +1,90 @@
+"""``zmqraft run``: one peer, from its configuration file to its end.
+
+Knows nothing of Raft. The rule: standard output carries one line, the url, once the peer is ready; the exit status is
+0 only for a peer that was asked to stop and did.
+"""
+
+from __future__ import annotations
+
+import queue
+import signal
+import types
+from pathlib import Path
+
+import click
+
+from zmqraft.cli import logs
+from zmqraft.errors import ConfigurationError, ZmqRaftError
+from zmqraft.server.config_file import NAMESPACE_DEFAULT, load_settings
+from zmqraft.server.settings import Settings
+
+__all__ = ["find_config_file", "run"]
+
+#: Looked for in the working directory when no file is named.
+CONFIG_FILE_NAMES = tuple(f"zmqraft.{suffix}" for suffix in ("yaml", "yml", "json", "hjson", "toml"))
+
+
+@click.command()
+@click.option("-c", "--config", metavar="FILE", help="Configuration file [default: ./zmqraft.yaml, .json, ...].")
+@click.option("-b", "--bind", metavar="URL", help="What the peer's socket binds, instead of its own url.")
+@click.option("-p", "--pub", metavar="URL", help="The url of its broadcast socket.")
+@click.option("-w", "--www", metavar="URL", help="The url of its web monitor.")
+@click.option("--ns", "namespace", default=NAMESPACE_DEFAULT, show_default=True, help="The root key of the settings.")
+@click.option("--log-level", type=click.Choice(logs.LEVELS), default="warning", show_default=True)
+@click.option("--log-format", type=click.Choice(logs.FORMATS), default="text", show_default=True)
+@click.argument("peer_id", metavar="[ID]", required=False)
+def run(
+    config: str | None,
+    bind: str | None,
+    pub: str | None,
+    www: str | None,
+    namespace: str,
+    log_level: str,
+    log_format: str,
+    peer_id: str | None,
+) -> int:
+    """Run the peer ID, until SIGTERM or SIGINT closes it.
+
+    ID and the other flags go before what the file says. Once the peer is ready, its url is printed.
+    """
+    logs.configure(log_level, log_format)
+    path = find_config_file(Path()) if config is None else Path(config)
+    settings = load_settings(path, namespace=namespace, id=peer_id, bind=bind, pub=pub, www=www)
+    return run_peer(settings)
+
+
+def find_config_file(directory: Path) -> Path:
+    """The configuration file of a directory. Raises ConfigurationError unless there is exactly one."""
+    found = [directory / name for name in CONFIG_FILE_NAMES if (directory / name).is_file()]
+    if not found:
+        raise ConfigurationError(f"no configuration file: name one with -c, or put {CONFIG_FILE_NAMES[0]} here")
+    if len(found) > 1:
+        raise ConfigurationError(f"several configuration files: name one with -c ({', '.join(map(str, found))})")
+    return found[0]
+
+
+def run_peer(settings: Settings) -> int:
+    """Run a peer until it is asked to stop, or fails. Returns the exit status; an error of the settings is raised."""
+    from zmqraft.server.builder import build_peer
+
+    # A SimpleQueue may be put to from a signal handler, whatever the main thread is doing; an Event may not.
+    endings: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def stop(number: int, frame: types.FrameType | None) -> None:
+        # Who asks twice is in a hurry.
+        signal.signal(number, signal.SIG_DFL)
+        endings.put(signal.Signals(number).name)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    raft = build_peer(settings)
+    raft.on("close", lambda *_: endings.put("closed"))
+    try:
+        with raft:
+            click.echo(raft.url)
+            endings.get()
+    except ZmqRaftError:
+        if raft.error is None:
+            raise
+    # A peer that fails has logged why.
+    return 0 if raft.error is None else 1

@@ -1,0 +1,153 @@
+"""What peers say to each other, decoded, and what the core asks its host to do. Data only.
+
+The wire form of each message is in `zmqraft.protocol`. The core never sees the bytes of entries: it handles batches of
+them through the few relations of `Entries`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from zmqraft.core.configuration import ClusterConfiguration
+
+__all__ = [
+    "AppendEntries",
+    "AppendReply",
+    "AppendToLog",
+    "CheckpointToLog",
+    "Entries",
+    "LogEffect",
+    "RequestVote",
+    "SendAppend",
+    "SendSnapshot",
+    "SendVoteRequest",
+    "ToPeer",
+    "TruncateLog",
+    "VoteReply",
+]
+
+
+class Entries(Protocol):
+    """Consecutive log entries, as the core sees them; `zmqraft.EntryBatch` is one."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def first_index(self) -> int: ...
+
+    @property
+    def last_index(self) -> int: ...
+
+    def term_runs(self) -> list[tuple[int, int]]: ...
+
+    def slice(self, first: int, last: int) -> Entries: ...
+
+
+# --- between peers (figure 2 of the paper) --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RequestVote:
+    """A candidate asks for a vote (section 5.2)."""
+
+    candidate_id: str
+    term: int
+    last_index: int
+    last_term: int
+
+
+@dataclass(frozen=True, slots=True)
+class VoteReply:
+    """The answer. A refusal whose term is below the candidate's says "not now: I hear a leader"."""
+
+    term: int
+    granted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AppendEntries:
+    """A leader's entries, or its heartbeat (section 5.3).
+
+    ``configurations`` are the decoded CONFIG entries among ``entries``, as (index, configuration), rising.
+    """
+
+    leader_id: str
+    term: int
+    prev_index: int
+    prev_term: int
+    commit_index: int
+    entries: Entries
+    configurations: Sequence[tuple[int, ClusterConfiguration]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AppendReply:
+    """The answer. On failure ``conflict_index``, where given, is where the leader should go on."""
+
+    term: int
+    success: bool
+    conflict_index: int | None = None
+    conflict_term: int | None = None
+
+
+# --- from the core to its host: what to send ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SendVoteRequest:
+    """Send this vote request, after term and vote are durable."""
+
+    request: RequestVote
+
+
+@dataclass(frozen=True, slots=True)
+class SendAppend:
+    """Send entries from ``prev_index + 1`` on, at most ``count_max`` of them and none above ``last_index``."""
+
+    term: int
+    prev_index: int
+    prev_term: int
+    commit_index: int
+    last_index: int
+    count_max: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SendSnapshot:
+    """The entries that the peer needs are compacted away: it needs the snapshot."""
+
+    term: int
+
+
+ToPeer: TypeAlias = "SendVoteRequest | SendAppend | SendSnapshot"
+
+
+# --- from the core to its host: what to do to the log, in this order ------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TruncateLog:
+    """Remove the entries above ``index``."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class AppendToLog:
+    """Append these entries."""
+
+    entries: Entries
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointToLog:
+    """Append a CHECKPOINT entry of this term at this index."""
+
+    index: int
+    term: int
+
+
+LogEffect: TypeAlias = "TruncateLog | AppendToLog | CheckpointToLog"

@@ -1,0 +1,72 @@
+"""What a leader knows of one follower, and what it has to tell it next.
+
+Figure 2 of the paper (nextIndex, matchIndex), with the etcd names for the two ways of sending. Knows nothing of
+messages' bytes. The relation that always holds: ``0 <= match < next``.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from zmqraft.errors import InvariantError
+
+__all__ = ["Progress", "ProgressState"]
+
+
+class ProgressState(enum.Enum):
+    """PROBE: the follower's match is not known, one entry at a time. REPLICATE: it is, as many as fit."""
+
+    PROBE = "probe"
+    REPLICATE = "replicate"
+
+
+class Progress:
+    """One follower, from the view of the leader. Times are in seconds."""
+
+    __slots__ = ("commit_told", "heartbeat_at", "last_contact", "match", "next", "pending", "state")
+
+    def __init__(self, next_index: int, now: float) -> None:
+        self.match = 0
+        self.next = next_index
+        self.state = ProgressState.PROBE
+        #: The (previous index, last index, commit index) of the request that is on its way, if any.
+        self.pending: tuple[int, int, int] | None = None
+        #: The commit index that the follower has acknowledged to have been told.
+        self.commit_told = 0
+        self.heartbeat_at = now
+        #: When it last answered, or was first known: who has just become a leader, or got a new member, need not have
+        #: heard of anybody yet.
+        self.last_contact = now
+
+    def sent(self, prev_index: int, last_index: int, commit_index: int) -> None:
+        """A request that ends at ``last_index`` is on its way."""
+        self.pending = (prev_index, last_index, commit_index)
+
+    def maybe_update(self) -> bool:
+        """The pending request succeeded. Returns whether the match moved."""
+        if self.pending is None:
+            return False
+        _, last_index, commit_index = self.pending
+        self.pending = None
+        self.commit_told = max(self.commit_told, min(commit_index, last_index))
+        self.state = ProgressState.REPLICATE
+        moved = last_index > self.match
+        self.match = max(self.match, last_index)
+        self.next = self.match + 1
+        return moved
+
+    def maybe_decrease(self, conflict_index: int | None) -> bool:
+        """The pending request was refused: go back. Returns False when the follower denies what it acknowledged."""
+        if self.pending is None:
+            return True
+        prev_index = self.pending[0]
+        self.pending = None
+        self.state = ProgressState.PROBE
+        wanted = prev_index if conflict_index is None else min(conflict_index, prev_index)
+        self.next = max(wanted, self.match + 1)
+        if self.next < 1:
+            raise InvariantError(f"next index {self.next} below 1")
+        return wanted > self.match
+
+    def __repr__(self) -> str:
+        return f"<Progress {self.state.value} match {self.match} next {self.next} pending {self.pending}>"

@@ -1,0 +1,500 @@
+"""Raft: elections, replication and commitment, as a state machine without sockets, files, clock or threads.
+
+The paper is "In Search of an Understandable Consensus Algorithm (extended version)", Ongaro and Ousterhout; sections
+and figures below are its. Time comes in as ``now`` (seconds, monotonic, never going back) and chance as a Random, so
+the same inputs give the same outputs.
+
+The host's duties, in this order, after any number of inputs (`step_*`, `propose`, `tick`):
+
+1. Store `current_term` and `voted_for`, durably, if they changed.
+2. Apply `take_log_effects` to the log, in order.
+3. A leader may now send what `message_to` gives for it (its term is durable): its entries travel while it writes them.
+4. Sync the log, then call `log_synced`.
+5. Only now may replies leave, and vote requests: each states a term, a vote or a match that must be durable.
+6. Apply entries up to `commit_index` to the state machine.
+
+Steps 1, 2 and 4 may be skipped when there is nothing to store. A crash between any two of them is safe: nothing has
+left that states more than what is on disk. A failure in 1, 2 or 4 is the end: the host stops, without sending.
+
+`become_*` changes the role, `step_*` takes a message and returns the reply to it, `maybe_*` returns whether it did
+anything.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from zmqraft.core.configuration import ClusterConfiguration, ConfigurationHistory
+from zmqraft.core.log_terms import LogTerms
+from zmqraft.core.messages import (
+    AppendEntries,
+    AppendReply,
+    AppendToLog,
+    CheckpointToLog,
+    Entries,
+    LogEffect,
+    RequestVote,
+    SendAppend,
+    SendSnapshot,
+    SendVoteRequest,
+    ToPeer,
+    TruncateLog,
+    VoteReply,
+)
+from zmqraft.core.progress import Progress, ProgressState
+from zmqraft.core.quorum import committed_index, is_quorum
+from zmqraft.errors import InvariantError
+
+__all__ = ["Raft", "Role", "Timing"]
+
+logger = logging.getLogger(__name__)
+
+
+class Role(enum.Enum):
+    """What a peer is at the moment (section 5.1). CLIENT: not a member of its configuration, so it never campaigns."""
+
+    FOLLOWER = "follower"
+    CANDIDATE = "candidate"
+    LEADER = "leader"
+    CLIENT = "client"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Times, in seconds. The election timeout is drawn anew each time from ``election_min ... election_max``."""
+
+    election_min: float = 0.2
+    election_max: float = 0.3
+    election_start_extra: float = 0.3
+    heartbeat: float = 0.07
+    vote_retry: float = 0.05
+
+
+class Raft:
+    """One peer's view of the cluster.
+
+    Relations that always hold: ``synced_index <= log.last_index``; ``commit_index <= log.last_index``; the term, the
+    commit index and, within a term, every match index never go back; there is a leader_id only of the current term.
+    """
+
+    def __init__(
+        self,
+        peer_id: str,
+        *,
+        configurations: ConfigurationHistory,
+        log: LogTerms,
+        current_term: int,
+        voted_for: str | None,
+        commit_index: int,
+        now: float,
+        random: Random,
+        timing: Timing | None = None,
+        prevent_spiral_elections: bool = True,
+    ) -> None:
+        if not log.snapshot_index <= commit_index <= log.last_index:
+            raise InvariantError(f"commit index {commit_index} outside of {log.snapshot_index} to {log.last_index}")
+        if current_term < log.last_term:
+            raise InvariantError(f"current term {current_term} is below the log's last term {log.last_term}")
+        self.id = peer_id
+        self.log = log
+        self.configurations = configurations
+        self.current_term = current_term
+        self.voted_for = voted_for
+        self.commit_index = commit_index
+        #: Entries up to here are on disk.
+        self.synced_index = log.last_index
+        self.role = Role.FOLLOWER
+        self.leader_id: str | None = None
+        self.progress: dict[str, Progress] = {}
+        self._timing = timing or Timing()
+        self._random = random
+        self._prevent_spiral_elections = prevent_spiral_elections
+        self._effects: list[LogEffect] = []
+        self._leader_heard_at = -math.inf
+        # A leader need not look for its majority before this time.
+        self._quorum_until = now
+        # Of the election under way, while a candidate:
+        self._votes: set[str] = set()
+        self._heard: set[str] = set()
+        self._ask_at: dict[str, float] = {}
+        self._ignored_term = 0
+        self._election_at = now + self._draw_timeout() + self._timing.election_start_extra
+        if peer_id not in self.configuration:
+            self.role = Role.CLIENT
+        elif self._is_alone():
+            self.become_candidate(now)
+
+    # --- what it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def configuration(self) -> ClusterConfiguration:
+        """The configuration that counts: the last one in the log, committed or not (section 6)."""
+        return self.configurations.current
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this peer leads in the current term."""
+        return self.role is Role.LEADER
+
+    def _is_alone(self) -> bool:
+        return set(self.configuration.urls) == {self.id}
+
+    def _draw_timeout(self) -> float:
+        return self._random.uniform(self._timing.election_min, self._timing.election_max)
+
+    def _restart_election_timer(self, now: float) -> None:
+        self._election_at = now + self._draw_timeout()
+
+    def _hears_leader(self, now: float) -> bool:
+        """Whether a leader was heard within the minimum election timeout (section 6, last part; thesis 4.2.3)."""
+        if self.is_leader:
+            return is_quorum(self._contacts_since(now - self._timing.election_min), self.configuration.voters)
+        return self.leader_id is not None and now - self._leader_heard_at < self._timing.election_min
+
+    def _contacts_since(self, since: float) -> set[str]:
+        return {self.id} | {peer for peer, progress in self.progress.items() if progress.last_contact >= since}
+
+    # --- roles ------------------------------------------------------------------------------------------------------
+
+    def become_follower(self, term: int, leader_id: str | None, now: float) -> None:
+        """Follow in ``term``, which is not below the current one. A new term has no vote yet, the same keeps it."""
+        if term < self.current_term:
+            raise InvariantError(f"term {term} is below the current term {self.current_term}")
+        if term > self.current_term:
+            self.current_term = term
+            self.voted_for = None
+        if self.role in (Role.LEADER, Role.CANDIDATE):
+            self._restart_election_timer(now)
+        self.role = Role.FOLLOWER if self.id in self.configuration else Role.CLIENT
+        self.leader_id = leader_id
+        self.progress = {}
+
+    def become_candidate(self, now: float) -> None:
+        """Start an election in the next term: vote for itself and ask the others (section 5.2)."""
+        if self.id not in self.configuration:
+            raise InvariantError(f"{self.id!r} is not a member of the configuration, so it cannot stand for election")
+        self.role = Role.CANDIDATE
+        self.current_term += 1
+        self.voted_for = self.id
+        self.leader_id = None
+        self.progress = {}
+        self._votes = {self.id}
+        self._heard = {self.id}
+        self._ask_at = {}
+        self._ignored_term = 0
+        self._restart_election_timer(now)
+        self._maybe_become_leader(now)
+
+    def _maybe_become_leader(self, now: float) -> bool:
+        if not is_quorum(self._votes, self.configuration.voters):
+            return False
+        self.become_leader(now)
+        return True
+
+    def become_leader(self, now: float) -> None:
+        """Lead in the current term, and append the CHECKPOINT that lets entries of older terms commit (section 5.4.2,
+        and section 8 for reads)."""
+        if self.role is not Role.CANDIDATE:
+            raise InvariantError(f"a {self.role.value} cannot become leader")
+        self.role = Role.LEADER
+        self.leader_id = self.id
+        self.progress = {}
+        self._match_progress_to_configuration(now)
+        index = self.log.last_index + 1
+        self._effects.append(CheckpointToLog(index, self.current_term))
+        self.log.append(index, [(index, self.current_term)])
+
+    def _match_progress_to_configuration(self, now: float) -> None:
+        members = self.configuration.urls
+        for peer_id in list(self.progress):
+            if peer_id not in members:
+                del self.progress[peer_id]
+        for peer_id in members:
+            if peer_id != self.id and peer_id not in self.progress:
+                self.progress[peer_id] = Progress(self.log.last_index + 1, now)
+        self._quorum_until = now
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Do what is due: start an election, or step down as a leader whom no majority answers (check-quorum)."""
+        if self.is_leader:
+            if now >= self._quorum_until and now >= self._renew_quorum(now):
+                logger.warning("%s: no majority answers; stepping down in term %d", self.id, self.current_term)
+                self.become_follower(self.current_term, None, now)
+        elif self.role is not Role.CLIENT and now >= self._election_at:
+            if self.role is Role.CANDIDATE and not self._may_campaign_again():
+                # Term after term on the wrong side of a partition would only disturb the others at its end.
+                self._restart_election_timer(now)
+            else:
+                self.become_candidate(now)
+
+    def _may_campaign_again(self) -> bool:
+        return not self._prevent_spiral_elections or is_quorum(self._heard, self.configuration.voters)
+
+    def _renew_quorum(self, now: float) -> float:
+        """Until when a leader may lead if it hears nothing more: the maximum election timeout after the last moment at
+        which it had heard a majority. Later contacts only move that moment on, so it is looked for when it has come."""
+        contacts = {peer_id: progress.last_contact for peer_id, progress in self.progress.items()}
+        contacts[self.id] = now
+        heard_at = min(
+            sorted((contacts.get(voter, -math.inf) for voter in group), reverse=True)[len(group) // 2]
+            for group in self.configuration.voters
+        )
+        self._quorum_until = heard_at + self._timing.election_max
+        return self._quorum_until
+
+    def next_deadline(self, now: float) -> float:
+        """The time at which `tick` or `message_to` may have something new to do, if nothing else happens before."""
+        if self.is_leader:
+            deadline = self._quorum_until
+            for progress in self.progress.values():
+                if progress.pending is None and progress.heartbeat_at < deadline:
+                    deadline = progress.heartbeat_at
+            return deadline
+        if self.role is Role.CLIENT:
+            return math.inf
+        retries = list(self._ask_at.values()) if self.role is Role.CANDIDATE else []
+        return min([self._election_at, *retries])
+
+    # --- elections --------------------------------------------------------------------------------------------------
+
+    def step_request_vote(self, request: RequestVote, now: float) -> VoteReply | None:
+        """A candidate asks for this peer's vote (figure 2, RequestVote). None: not a member, no reply."""
+        if request.candidate_id not in self.configuration or request.candidate_id == self.id:
+            return None
+        if self.role is Role.CANDIDATE:
+            self._maybe_give_way(request.candidate_id, 0, now)
+        if request.term > self.current_term:
+            if self._hears_leader(now) or (self.role is Role.CANDIDATE and not self._may_campaign_again()):
+                return VoteReply(self.current_term, False)
+            self.become_follower(request.term, None, now)
+        up_to_date = (request.last_term, request.last_index) >= (self.log.last_term, self.log.last_index)
+        granted = (
+            request.term == self.current_term
+            and self.voted_for in (None, request.candidate_id)
+            and self.role in (Role.FOLLOWER, Role.CLIENT)
+            and up_to_date
+        )
+        if granted:
+            self.voted_for = request.candidate_id
+            self._restart_election_timer(now)
+        return VoteReply(self.current_term, granted)
+
+    def step_vote_reply(self, peer_id: str, reply: VoteReply, now: float) -> None:
+        """The answer to the vote request that was last sent to this peer, in the current term."""
+        if self.role is not Role.CANDIDATE or peer_id not in self.configuration:
+            return
+        if self._maybe_give_way(peer_id, reply.term, now):
+            return
+        if reply.granted and reply.term == self.current_term:
+            self._votes.add(peer_id)
+            self._maybe_become_leader(now)
+        elif reply.term < self.current_term:
+            # It still hears a leader (see _hears_leader) and may change its mind soon.
+            self._ask_at[peer_id] = now + self._timing.vote_retry
+
+    def _maybe_give_way(self, peer_id: str, term: int, now: float) -> bool:
+        """A candidate heard of a peer: higher terms count from the moment at which a majority was heard."""
+        self._heard.add(peer_id)
+        self._ignored_term = max(self._ignored_term, term)
+        if self._ignored_term <= self.current_term or not self._may_campaign_again():
+            return False
+        self.become_follower(self._ignored_term, None, now)
+        return True
+
+    # --- replication, the follower's side ---------------------------------------------------------------------------
+
+    def step_append_entries(self, request: AppendEntries, now: float) -> AppendReply | None:
+        """Entries or a heartbeat (figure 2, AppendEntries). None: not from a member, no reply.
+
+        Raises InvariantError when the message proves that there are two leaders in a term, or that committed entries
+        differ: the host must stop.
+        """
+        if request.leader_id not in self.configuration or request.leader_id == self.id:
+            return None
+        if request.term < self.current_term:
+            return AppendReply(self.current_term, False)
+        self._follow(request.term, request.leader_id, now)
+        if request.prev_index > self.log.last_index:
+            return AppendReply(self.current_term, False, self.log.last_index + 1)
+        if request.prev_index >= self.log.snapshot_index:
+            if self.log.term_at(request.prev_index) != request.prev_term:
+                return self._refuse_append(request)
+        elif request.prev_index + len(request.entries) < self.log.snapshot_index:
+            # All of it is below the snapshot, thus committed and the same.
+            return AppendReply(self.current_term, True)
+        self._append_missing(request, now)
+        self._commit_to(min(request.commit_index, request.prev_index + len(request.entries)))
+        return AppendReply(self.current_term, True)
+
+    def _follow(self, term: int, leader_id: str, now: float) -> None:
+        if term == self.current_term:
+            if self.is_leader or self.leader_id not in (None, leader_id):
+                raise InvariantError(f"two leaders in term {term}: {self.leader_id!r} and {leader_id!r}")
+            if self.role is Role.CANDIDATE:
+                self.become_follower(term, leader_id, now)
+        else:
+            self.become_follower(term, leader_id, now)
+        self.leader_id = leader_id
+        self._leader_heard_at = now
+        self._restart_election_timer(now)
+
+    def _refuse_append(self, request: AppendEntries) -> AppendReply:
+        if request.prev_index <= self.commit_index:
+            raise InvariantError(
+                f"leader {request.leader_id!r} has term {request.prev_term} at index {request.prev_index}, here it is "
+                f"{self.log.term_at(request.prev_index)} and committed (commit index {self.commit_index})"
+            )
+        # The whole run of that term may be wrong, but nothing that is committed is.
+        start = self.log.first_index_of_term_at(request.prev_index)
+        return AppendReply(self.current_term, False, max(start, self.commit_index + 1))
+
+    def _append_missing(self, request: AppendEntries, now: float) -> None:
+        """Skip what is here, cut at the first conflict, append the rest (figure 2, AppendEntries 3 and 4)."""
+        entries = request.entries
+        if not len(entries):
+            return
+        if entries.first_index != request.prev_index + 1:
+            raise InvariantError(f"entries start at {entries.first_index}, not at {request.prev_index + 1}")
+        conflict = self.log.find_conflict(entries.term_runs(), entries.last_index)
+        if conflict is not None:
+            if conflict <= self.commit_index:
+                raise InvariantError(
+                    f"leader {request.leader_id!r} sends another entry at index {conflict}, which is committed here "
+                    f"(commit index {self.commit_index})"
+                )
+            self._truncate(conflict - 1)
+        if entries.last_index <= self.log.last_index:
+            return
+        missing = entries.slice(self.log.last_index + 1, entries.last_index)
+        self.log.append(missing.last_index, missing.term_runs())
+        self._effects.append(AppendToLog(missing))
+        later = [
+            (index, configuration) for index, configuration in request.configurations if index >= missing.first_index
+        ]
+        if self.configurations.append(later):
+            self._configuration_changed(now)
+
+    def _truncate(self, index: int) -> None:
+        self.log.truncate_after(index)
+        self.synced_index = min(self.synced_index, index)
+        self._effects.append(TruncateLog(index))
+        if self.configurations.truncate_after(index):
+            self._configuration_changed(None)
+
+    def _configuration_changed(self, now: float | None) -> None:
+        if self.is_leader and now is not None:
+            self._match_progress_to_configuration(now)
+        elif self.role in (Role.FOLLOWER, Role.CLIENT):
+            self.role = Role.FOLLOWER if self.id in self.configuration else Role.CLIENT
+
+    # --- replication, the leader's side -----------------------------------------------------------------------------
+
+    def propose(self, entries: Entries, configurations: Sequence[tuple[int, ClusterConfiguration]], now: float) -> None:
+        """Append a leader's own entries, all of the current term, behind the last one."""
+        if not self.is_leader:
+            raise InvariantError(f"a {self.role.value} cannot propose entries")
+        if entries.first_index != self.log.last_index + 1:
+            raise InvariantError(f"entries from {entries.first_index} cannot follow the last, {self.log.last_index}")
+        runs = entries.term_runs()
+        if [term for _, term in runs] != [self.current_term]:
+            raise InvariantError(f"proposed entries have terms {runs}, the current term is {self.current_term}")
+        self.log.append(entries.last_index, runs)
+        self._effects.append(AppendToLog(entries))
+        if self.configurations.append(configurations):
+            self._configuration_changed(now)
+
+    def message_to(self, peer_id: str, now: float) -> ToPeer | None:
+        """What this peer should be sent now, if anything. The host calls it when nothing is under way to that peer.
+
+        A vote request counts as sent at once, an append when the host has called `append_sent`.
+        """
+        if self.role is Role.CANDIDATE:
+            if peer_id in self.configuration and peer_id != self.id and self._ask_at.get(peer_id, now) <= now:
+                self._ask_at[peer_id] = math.inf
+                return SendVoteRequest(RequestVote(self.id, self.current_term, self.log.last_index, self.log.last_term))
+            return None
+        progress = self.progress.get(peer_id)
+        if progress is None or progress.pending is not None:
+            return None
+        has_news = progress.next <= self.log.last_index or progress.commit_told < self.commit_index
+        if not has_news and now < progress.heartbeat_at:
+            return None
+        prev_term = self.log.term_at(progress.next - 1)
+        if prev_term is None:
+            progress.heartbeat_at = now + self._timing.heartbeat
+            return SendSnapshot(self.current_term)
+        return SendAppend(
+            term=self.current_term,
+            prev_index=progress.next - 1,
+            prev_term=prev_term,
+            commit_index=self.commit_index,
+            last_index=self.log.last_index,
+            count_max=1 if progress.state is ProgressState.PROBE else None,
+        )
+
+    def append_sent(self, peer_id: str, message: SendAppend, last_index: int) -> None:
+        """The host has sent the entries of ``message`` up to ``last_index`` (``prev_index`` when there were none)."""
+        self.progress[peer_id].sent(message.prev_index, last_index, message.commit_index)
+
+    def step_append_reply(self, peer_id: str, reply: AppendReply, now: float) -> None:
+        """The answer to the append that was last sent to this peer, in the current term (section 5.3)."""
+        if reply.term > self.current_term:
+            self.become_follower(reply.term, None, now)
+            return
+        progress = self.progress.get(peer_id)
+        if not self.is_leader or progress is None or progress.pending is None:
+            return
+        progress.last_contact = now
+        progress.heartbeat_at = now + self._timing.heartbeat
+        if reply.success:
+            if progress.maybe_update():
+                self._maybe_commit()
+        elif not progress.maybe_decrease(reply.conflict_index):
+            logger.critical(
+                "%s: peer %r denies entries up to %d that it had acknowledged: it has lost its data. Remove it from "
+                "the cluster and add a new one under a new id",
+                self.id,
+                peer_id,
+                progress.match,
+            )
+
+    # --- commitment -------------------------------------------------------------------------------------------------
+
+    def log_synced(self) -> None:
+        """The log is on disk up to its last entry, after all effects so far."""
+        if self._effects:
+            raise InvariantError("the log cannot be synced before its effects were taken")
+        self.synced_index = self.log.last_index
+        self._maybe_commit()
+
+    def _maybe_commit(self) -> bool:
+        """Advance a leader's commit index to what a majority has on disk, if that is of its own term (5.3, 5.4.2)."""
+        if not self.is_leader:
+            return False
+        match = {peer_id: progress.match for peer_id, progress in self.progress.items()}
+        match[self.id] = self.synced_index
+        index = committed_index(match, self.configuration.voters)
+        if self.log.term_at(index) != self.current_term:
+            return False
+        return self._commit_to(index)
+
+    def _commit_to(self, index: int) -> bool:
+        if index <= self.commit_index:
+            return False
+        if index > self.log.last_index:
+            raise InvariantError(f"commit index {index} above the last index {self.log.last_index}")
+        self.commit_index = index
+        self.configurations.compact(index)
+        return True
+
+    def take_log_effects(self) -> list[LogEffect]:
+        """What to do to the log, in this order; each is given once."""
+        effects, self._effects = self._effects, []
+        return effects

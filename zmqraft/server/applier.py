@@ -1,0 +1,99 @@
+"""Where committed entries meet the user's state machine: in the peer's thread or in one of their own.
+
+Knows nothing of Raft. The rule: batches are applied in order, each once, and when one fails none comes after it. A slow
+state machine never holds up the peer: it only fills a bounded queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from zmqraft.api import StateMachineBase
+from zmqraft.protocol import EntryBatch
+
+__all__ = ["APPLY_SIZE_MAX", "Applier", "InlineApplier", "ThreadApplier"]
+
+#: Batches that wait for a slow state machine, and about how many bytes each may have.
+_QUEUE_MAX = 16
+APPLY_SIZE_MAX = 1024 * 1024
+#: How long the end of a peer waits for a state machine that is still applying, in seconds.
+_CLOSE_TIMEOUT = 30.0
+
+logger = logging.getLogger(__name__)
+
+
+class Applier(ABC):
+    """Hands batches to a state machine. ``on_applied`` gets the index up to which entries are applied."""
+
+    def __init__(self, state_machine: StateMachineBase, on_applied: Callable[[int], None]) -> None:
+        self._state_machine = state_machine
+        self._on_applied = on_applied
+
+    @property
+    def has_room(self) -> bool:
+        """Whether `submit` may be called."""
+        return True
+
+    @abstractmethod
+    def submit(self, batch: EntryBatch, term: int) -> None:
+        """Apply a batch, at once or soon."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Apply what was submitted, then end. May be called twice."""
+
+
+class InlineApplier(Applier):
+    """Applies in the caller's thread; an exception of the state machine comes out of `submit`."""
+
+    def submit(self, batch: EntryBatch, term: int) -> None:
+        self._state_machine.apply_entries(batch, term)
+        self._on_applied(batch.last_index)
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
+class ThreadApplier(Applier):
+    """Applies in a thread of its own, which calls ``on_applied``, or once ``on_error`` with an exception."""
+
+    def __init__(
+        self,
+        state_machine: StateMachineBase,
+        on_applied: Callable[[int], None],
+        on_error: Callable[[BaseException], None],
+        name: str,
+    ) -> None:
+        super().__init__(state_machine, on_applied)
+        self._on_error = on_error
+        self._queue: queue.Queue[tuple[EntryBatch, int] | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def has_room(self) -> bool:
+        return self._queue.qsize() < _QUEUE_MAX
+
+    def submit(self, batch: EntryBatch, term: int) -> None:
+        self._queue.put((batch, term))
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            batch, term = item
+            try:
+                self._state_machine.apply_entries(batch, term)
+            except BaseException as error:
+                self._on_error(error)
+                return
+            self._on_applied(batch.last_index)
+
+    def close(self) -> None:
+        self._queue.put(None)
+        if self._thread is not threading.current_thread():
+            self._thread.join(_CLOSE_TIMEOUT)
+            if self._thread.is_alive():
+                logger.error("the state machine is still applying after %g s; it is left behind", _CLOSE_TIMEOUT)

@@ -1,0 +1,258 @@
+"""What clients ask of a peer: updates, entries, the configuration, the state of the log.
+
+SPEC section 2, "Updates", "RequestEntries", "Clients". Knows nothing of sockets, files' layout or elections; it reads
+the core and hands it batches. The rule: an update's bytes are put into one batch for all updates of a turn, and nobody
+is told of an index before its entry is applied.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+
+from zmqraft import constants
+from zmqraft.api import LogBase
+from zmqraft.core.raft import Raft
+from zmqraft.errors import RemoteProtocolError
+from zmqraft.protocol import EntryBatch, Protocols, request_id_seconds
+from zmqraft.server.commit_loop import Intake, ReplyQueue, WaitingUpdates
+from zmqraft.server.entry_streams import EntryStreams
+from zmqraft.server.settings import Settings
+
+__all__ = ["ClientRequests"]
+
+#: An update that is not applied after this many seconds is answered "accepted", once, so that its client goes on
+#: waiting. Well below the 500 ms after which clients turn to the next peer.
+ACCEPT_AFTER = 0.2
+#: Updates that are not committed yet are taken up to this many, and this many bytes; further ones are dropped, and
+#: their clients repeat them. Bounds what a leader without a majority holds for its clients.
+UNCOMMITTED_COUNT_MAX = 262_144
+UNCOMMITTED_SIZE_MAX = 128 * 1024 * 1024
+
+
+class ClientRequests:
+    """The requests of all clients of one peer. Replies go to ``replies``, which the engine sends when it may."""
+
+    def __init__(self, raft: Raft, log: LogBase, settings: Settings, last_applied: int, dropped: Counter[str]) -> None:
+        self._raft = raft
+        self._log = log
+        self._settings = settings
+        self._dropped = dropped
+        self.last_applied = last_applied
+        self.replies = ReplyQueue()
+        self._streams = EntryStreams(log, settings)
+        self._waiting = WaitingUpdates()
+        #: Takes new updates before anybody else sees them; see `open_intake`.
+        index = log.request_index
+        find_request = log.find_request if index is None else index.find
+        self.intake = Intake(settings.secret, settings.max_log_entry_data_size, self._waiting, find_request)
+        # When to tell clients that their update is accepted: (time, first index, last index), rising.
+        self._accept: deque[tuple[float, int, int]] = deque()
+        self._forgotten_before = 0
+        self._handlers: dict[bytes, Callable[[bytes, bytes, Sequence[bytes], float, float], None]] = {
+            constants.REQUEST_UPDATE: self._request_update,
+            constants.CONFIG_UPDATE: self._config_update,
+            constants.REQUEST_ENTRIES: self._request_entries,
+            constants.REQUEST_CONFIG: self._request_config,
+            constants.REQUEST_LOG_INFO: self._request_log_info,
+            constants.REQUEST_WEB_MONITOR_URL: self._request_web_monitor_url,
+            constants.CAPABILITIES: self._capabilities,
+        }
+
+    def handle(
+        self, identity: bytes, message_id: bytes, frames: Sequence[bytes], now: float, wall_seconds: float
+    ) -> bool:
+        """Take one message, ``frames`` from its type on. Returns False when the type is not one of clients'.
+
+        Raises RemoteProtocolError when it does not decode; then nothing has changed.
+        """
+        handler = self._handlers.get(frames[0])
+        if handler is None:
+            return False
+        handler(identity, message_id, frames, now, wall_seconds)
+        return True
+
+    def _reply(self, identity: bytes, message_id: bytes, frames: Sequence[bytes]) -> None:
+        self.replies.append([identity, message_id, *frames])
+
+    # --- updates ----------------------------------------------------------------------------------------------------
+
+    def _request_update(
+        self, identity: bytes, request_id: bytes, frames: Sequence[bytes], now: float, wall_seconds: float
+    ) -> None:
+        data: bytes
+        _, _, data = Protocols.REQUEST_UPDATE.decode_request(frames)
+        if len(request_id) != constants.REQUEST_ID_SIZE:
+            raise RemoteProtocolError(
+                f"the id of an update has {constants.REQUEST_ID_SIZE} bytes, not {len(request_id)}"
+            )
+        if not 0 < len(data) <= self._settings.max_log_entry_data_size:
+            raise RemoteProtocolError(f"the data of an update has {len(data)} bytes")
+        encode = Protocols.REQUEST_UPDATE.encode_response
+        if not self._raft.is_leader:
+            self._reply(identity, request_id, encode(False, self._raft.leader_id))
+            return
+        index = self.intake.find(request_id) or self._log.find_request(request_id)
+        if index is not None and index <= self.last_applied:
+            self._reply(identity, request_id, encode(True, index))
+        elif index is not None:
+            self._waiting.add(index, identity, request_id, 0)
+            self._reply(identity, request_id, encode(True))
+        elif not self._is_acceptable(request_id, wall_seconds):
+            self._reply(identity, request_id, encode(False))
+        elif not self._has_room():
+            self._dropped["too many uncommitted updates"] += 1
+        else:
+            self.open_intake(wall_seconds)
+            self.intake.add(identity, request_id, data)
+
+    def _has_room(self) -> bool:
+        return len(self._waiting) < UNCOMMITTED_COUNT_MAX and self._waiting.size < UNCOMMITTED_SIZE_MAX
+
+    def open_intake(self, wall_seconds: float) -> None:
+        """Let the intake take new updates, if this peer leads; to be called before messages are offered to it."""
+        raft = self._raft
+        if not raft.is_leader:
+            self.intake.close()
+            return
+        after_seconds, before_seconds = self._acceptable_times(wall_seconds)
+        self.intake.open(
+            raft.current_term,
+            raft.log.last_index + 1,
+            after_seconds=after_seconds,
+            before_seconds=before_seconds,
+            room_count=UNCOMMITTED_COUNT_MAX - len(self._waiting),
+            room_size=UNCOMMITTED_SIZE_MAX - self._waiting.size,
+        )
+
+    def _is_acceptable(self, request_id: bytes, wall_seconds: float) -> bool:
+        after_seconds, before_seconds = self._acceptable_times(wall_seconds)
+        return after_seconds < request_id_seconds(request_id) < before_seconds
+
+    def _acceptable_times(self, wall_seconds: float) -> tuple[float, float]:
+        """The window of times in new request ids, both ends excluded: in it known ids are surely remembered."""
+        ttl = self._settings.request_id_ttl
+        # Ids that were forgotten stay refused, also after the clock was set back.
+        forgotten_until = max(self._forgotten_before, self._log.requests_forgotten_until)
+        if ttl is None:
+            return float(forgotten_until or -1), math.inf
+        margin = self._settings.request_id_ttl_accept_margin / 1000
+        return max(wall_seconds - (ttl / 1000 - margin), forgotten_until), wall_seconds + margin
+
+    def take_proposals(self, now: float) -> EntryBatch | None:
+        """The updates since the last call as one batch, for the leader of the term in which they came."""
+        batch = self.intake.take()
+        if batch is not None:
+            self._accept.append((now + ACCEPT_AFTER, batch.first_index, batch.last_index))
+        return batch
+
+    def applied(self, last_applied: int) -> None:
+        """The state machine has applied all entries up to here: answer who waits for them."""
+        first = self.last_applied + 1
+        self.last_applied = last_applied
+        self._waiting.applied(first, last_applied, self.replies)
+
+    def leadership_lost(self) -> None:
+        """Everybody who waits is told, and updates that were not proposed yet are forgotten."""
+        self.intake.close()
+        self._accept.clear()
+        refusal = Protocols.REQUEST_UPDATE.encode_response(False, self._raft.leader_id)
+        self._waiting.refuse_all(refusal, self.replies)
+        self.replies.extend(self._streams.refuse_all(self._raft.leader_id))
+
+    def _config_update(
+        self, identity: bytes, request_id: bytes, frames: Sequence[bytes], now: float, wall_seconds: float
+    ) -> None:
+        Protocols.CONFIG_UPDATE.decode_request(frames)
+        if len(request_id) != constants.REQUEST_ID_SIZE:
+            raise RemoteProtocolError(
+                f"the id of an update has {constants.REQUEST_ID_SIZE} bytes, not {len(request_id)}"
+            )
+        encode = Protocols.CONFIG_UPDATE.encode_response
+        if not self._raft.is_leader:
+            self._reply(identity, request_id, encode(constants.CONFIG_NOT_LEADER, self._raft.leader_id))
+            return
+        reason = {"name": "Error", "message": "this version of zmqraft does not change the membership of a cluster"}
+        self._reply(identity, request_id, encode(constants.CONFIG_BAD, reason))
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def _request_entries(
+        self, identity: bytes, message_id: bytes, frames: Sequence[bytes], now: float, wall_seconds: float
+    ) -> None:
+        _, _, previous_index, count, offset = Protocols.REQUEST_ENTRIES.decode_request(frames)
+        if not self._raft.is_leader:
+            refusal = Protocols.REQUEST_ENTRIES.encode_response(constants.ENTRIES_NOT_LEADER, self._raft.leader_id)
+            self._reply(identity, message_id, refusal)
+            return
+        route = (identity, message_id)
+        self.replies.extend(self._streams.request(route, previous_index, count, offset, self.last_applied, now))
+
+    def _request_config(
+        self, identity: bytes, message_id: bytes, frames: Sequence[bytes], now: float, wall_seconds: float
+    ) -> None:
+        Protocols.REQUEST_CONFIG.decode_request(frames)
+        raft = self._raft
+        peers = [list(peer) for peer in raft.configuration.urls.items()]
+        self._reply(
+            identity, message_id, Protocols.REQUEST_CONFIG.encode_response(raft.is_leader, raft.leader_id, peers)
+        )
+
+    def _request_log_info(
+        self, identity: bytes, message_id: bytes, frames: Sequence[bytes], now: float, wall_seconds: float
+    ) -> None:
+        Protocols.REQUEST_LOG_INFO.decode_request(frames)
+        raft = self._raft
+        reply = Protocols.REQUEST_LOG_INFO.encode_response(
+            raft.is_leader,
+            raft.leader_id,
+            raft.current_term,
+            raft.log.first_index,
+            self.last_applied,
+            raft.commit_index,
+            raft.log.last_index,
+            self._log.snapshot.size,
+            self._log.prune_index,
+        )
+        self._reply(identity, message_id, reply)
+
+    def _request_web_monitor_url(
+        self, identity: bytes, message_id: bytes, frames: Sequence[bytes], now: float, wall_seconds: float
+    ) -> None:
+        Protocols.REQUEST_WEB_MONITOR_URL.decode_request(frames)
+        if self._settings.webmonitor.enable:
+            reply = Protocols.REQUEST_WEB_MONITOR_URL.encode_response(self._settings.webmonitor.url)
+            self._reply(identity, message_id, reply)
+
+    def _capabilities(
+        self, identity: bytes, message_id: bytes, frames: Sequence[bytes], now: float, wall_seconds: float
+    ) -> None:
+        Protocols.CAPABILITIES.decode_request(frames)
+        reply = Protocols.CAPABILITIES.encode_response(constants.OWN_APPEND_SIZE_MAX)
+        self._reply(identity, message_id, reply)
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Do what is due: tell clients whose update takes long that it is accepted, drop idle streams."""
+        while self._accept and self._accept[0][0] <= now:
+            _, first, last = self._accept.popleft()
+            self._waiting.accepted(max(first, self.last_applied + 1), last, self.replies)
+        self._streams.expire(now)
+
+    def next_deadline(self) -> float:
+        """When `tick` has something to do."""
+        while self._accept and self._accept[0][2] <= self.last_applied:
+            self._accept.popleft()
+        accept_at = self._accept[0][0] if self._accept else math.inf
+        return min(accept_at, self._streams.next_deadline())
+
+    def forget_old_requests(self, wall_seconds: float) -> None:
+        """Forget the request ids that are past their time to live."""
+        ttl = self._settings.request_id_ttl
+        if ttl is not None:
+            before = math.floor(wall_seconds - ttl / 1000)
+            if before > self._forgotten_before:
+                self._forgotten_before = before
+                self._log.forget_requests(before)

@@ -1,0 +1,396 @@
+"""A running peer: the thread with the sockets and the clock, around the engine.
+
+Knows nothing of Raft's rules or of what messages mean; that is the engine's. The rule: one thread owns every socket and
+the engine; whatever other threads want goes through `call_soon`. A turn drains the sockets (bounded), steps the engine,
+sends what may go first, syncs once, sends the rest, applies, answers: group commit comes for free, since what arrives
+during a sync is the next turn's batch. Heartbeats come from the same thread, so a peer whose disk hangs stops leading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from random import Random
+from types import TracebackType
+
+import zmq
+
+from zmqraft.api import LogBase, PersistenceBase, ReadyEmitter, StateMachineBase
+from zmqraft.constants import ENTRY_HEADER_SIZE
+from zmqraft.core.configuration import ClusterConfiguration
+from zmqraft.core.raft import Role
+from zmqraft.errors import ClosedError, ConfigurationError, PeerFailedError, ZmqRaftError
+from zmqraft.server.applier import APPLY_SIZE_MAX, Applier, InlineApplier, ThreadApplier
+from zmqraft.server.engine import Engine, LinkAction
+from zmqraft.server.rpc_socket import ZmqRpcSocket
+from zmqraft.server.settings import Settings
+
+__all__ = ["ZmqRaft"]
+
+logger = logging.getLogger(__name__)
+
+#: The most messages that are taken from one socket in a turn, so that a flood cannot starve heartbeats.
+_DRAIN_MAX = 4096
+#: Replies that may wait for one slow client; further ones are dropped, and the client asks again.
+_ROUTER_SNDHWM = 16384
+#: Replies that are under way when a peer is closed get this long to leave.
+_CLOSE_LINGER_MS = 200
+_POLL_MS_MAX = 60_000
+
+
+class ZmqRaft(ReadyEmitter):
+    """One peer of a cluster, in a thread of its own.
+
+    Use it with ``with`` (or ``async with``): it starts on entry and is closed on exit. `build_peer` makes one from
+    settings. Events, for `on`, called in the peer's thread:
+
+    - ``state`` (role, term): "follower", "candidate", "leader" or "client"
+    - ``config`` (`ClusterConfiguration`): the configuration that counts has changed
+    - ``error`` (exception): the peer has failed and is about to stop
+    - ``close`` (): the peer has ended
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: LogBase,
+        persistence: PersistenceBase,
+        state_machine: StateMachineBase,
+        *,
+        random: Random | None = None,
+        resources: contextlib.ExitStack | None = None,
+    ) -> None:
+        """The peer owns ``log``, ``persistence``, ``state_machine`` and ``resources`` from here on and closes them.
+
+        Raises ConfigurationError or CorruptionError when the data does not fit the settings.
+        """
+        super().__init__()
+        self.settings = settings
+        self._log = log
+        self._state_machine = state_machine
+        self._resources = resources or contextlib.ExitStack()
+        self._resources.callback(log.close)
+        self._resources.callback(persistence.close)
+        self.engine = Engine(
+            settings,
+            log,
+            persistence,
+            last_applied=state_machine.last_applied,
+            now=time.monotonic(),
+            random=random or Random(),
+            on_message=state_machine.on_message,
+        )
+        self._seen_role: tuple[Role, int] | None = None
+        self._seen_configuration: ClusterConfiguration | None = None
+        self._calls: deque[Callable[[], None]] = deque()
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_reader, False)
+        os.set_blocking(self._wake_writer, False)
+        self._wake_lock = threading.Lock()
+        self._closing = False
+        self._lifecycle = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
+        self._error: BaseException | None = None
+        # Owned by the thread:
+        self._messages: list[list[bytes]] = []
+        self._router: zmq.Socket[bytes]
+        self._links: dict[str, ZmqRpcSocket] = {}
+        self._poller = zmq.Poller()
+
+    # --- what it is; from any thread --------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """The id of the peer."""
+        return self.settings.id
+
+    @property
+    def secret(self) -> bytes:
+        """The secret of the cluster."""
+        return self.settings.secret
+
+    @property
+    def url(self) -> str:
+        """The url under which clients and other peers reach it."""
+        return self.settings.url
+
+    @property
+    def state(self) -> str:
+        """ "follower", "candidate", "leader" or "client"; "closed" before and after, "failed" after an error."""
+        if self._error is not None:
+            return "failed"
+        if self._ended.is_set() or self._thread is None:
+            return "closed"
+        return self.engine.raft.role.value
+
+    @property
+    def leader_id(self) -> str | None:
+        """The id of the leader, as far as the peer knows."""
+        return self.engine.raft.leader_id
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why the peer has failed; None when it has not."""
+        return self._error
+
+    # --- life; from any thread --------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Bind and run. Returns when the sockets are bound; raises ConfigurationError when they cannot be."""
+        with self._lifecycle:
+            if self._thread is not None or self._ended.is_set():
+                raise ClosedError("a peer can be started once")
+            self._thread = threading.Thread(target=self._run, name=f"zmqraft {self.id}", daemon=True)
+            self._thread.start()
+        while not self.wait_ready(0.1):
+            if self._ended.is_set():
+                break
+        if not self.is_ready and self._error is not None:
+            error = self._error
+            raise error if isinstance(error, ZmqRaftError) else PeerFailedError(f"the peer failed: {error}") from error
+
+    def close(self) -> None:
+        """Stop: nothing more is answered, the sockets and files are closed. Returns when it has; may be called twice.
+
+        From the peer's own thread (a callback) it only asks for it.
+        """
+        with self._lifecycle:
+            self._closing = True
+            thread = self._thread
+        self._wake()
+        if thread is None:
+            self._end()
+        elif thread is not threading.current_thread():
+            thread.join()
+
+    def wait_closed(self, timeout_s: float | None = None) -> bool:
+        """Wait until the peer has ended, at most ``timeout_s`` seconds. Returns whether it has."""
+        return self._ended.wait(timeout_s)
+
+    def __enter__(self) -> ZmqRaft:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> ZmqRaft:
+        return await asyncio.to_thread(self.__enter__)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.close)
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Run ``callback`` in the peer's thread. Nothing happens after the peer has ended. From any thread."""
+        self._calls.append(callback)
+        self._wake()
+
+    def send(self, route: tuple[bytes, bytes], frames: Sequence[bytes]) -> None:
+        """Answer a message that the state machine got from a client. From any thread."""
+        message = [*route, *frames]
+        self.call_soon(lambda: self._messages.append(message))
+
+    def _wake(self) -> None:
+        # The lock: a number of a closed pipe may be another file's soon. BlockingIOError: it is awake anyway.
+        with self._wake_lock, contextlib.suppress(BlockingIOError):
+            if not self._ended.is_set():
+                os.write(self._wake_writer, b"\0")
+
+    # --- the thread -------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            with (
+                zmq.Context() as context,
+                self._sockets(context),
+                self._applier() as applier,
+                ThreadPoolExecutor(1, f"zmqraft {self.id} prepares") as preparing,
+            ):
+                self._state_machine.start(self)
+                self.set_ready()
+                self._loop(context, applier, preparing)
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            self._end()
+
+    def _fail(self, error: BaseException) -> None:
+        self._error = error
+        if isinstance(error, ZmqRaftError):
+            logger.critical("%s: stopped: %s", self.id, error)
+        else:
+            logger.critical("%s: stopped by an unexpected error", self.id, exc_info=error)
+        self.emit("error", error)
+
+    def _end(self) -> None:
+        if self._ended.is_set():
+            return
+        try:
+            self._state_machine.close()
+            self._resources.close()
+        except Exception as error:
+            if self._error is None:
+                self._fail(error)
+        with self._wake_lock:
+            self._ended.set()
+            os.close(self._wake_writer)
+            os.close(self._wake_reader)
+        self.emit("close")
+
+    @contextlib.contextmanager
+    def _sockets(self, context: zmq.Context[zmq.Socket[bytes]]) -> Iterator[None]:
+        """The ROUTER socket, bound, and the DEALERs while they last. After a failure nothing more leaves them."""
+        self._router = context.socket(zmq.ROUTER)
+        linger = 0
+        try:
+            self._bind_router()
+            self._poller.register(self._router, zmq.POLLIN)
+            self._poller.register(self._wake_reader, zmq.POLLIN)
+            yield
+            linger = _CLOSE_LINGER_MS
+        finally:
+            for link in self._links.values():
+                link.close()
+            self._router.close(linger)
+
+    def _bind_router(self) -> None:
+        router, url = self._router, self.settings.bind_url
+        size_max = max(self.settings.max_log_entry_data_size + ENTRY_HEADER_SIZE, self.settings.peer_msg_data_size)
+        router.setsockopt(zmq.MAXMSGSIZE, size_max)
+        router.sndhwm = _ROUTER_SNDHWM
+        router.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        if "[" in url:
+            router.setsockopt(zmq.IPV6, 1)
+        try:
+            router.bind(url)
+        except zmq.ZMQError as error:
+            raise ConfigurationError(f"cannot bind {url}: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def _applier(self) -> Iterator[Applier]:
+        applier: Applier
+        if self._state_machine.inline:
+            applier = InlineApplier(self._state_machine, self.engine.applied)
+        else:
+            applier = ThreadApplier(
+                self._state_machine,
+                lambda index: self.call_soon(lambda: self.engine.applied(index)),
+                lambda error: self.call_soon(lambda: self._raise(error)),
+                f"zmqraft {self.id} applies",
+            )
+        try:
+            yield applier
+        finally:
+            applier.close()
+
+    def _raise(self, error: BaseException) -> None:
+        raise PeerFailedError(f"the state machine failed to apply entries: {error!r}") from error
+
+    def _loop(self, context: zmq.Context[zmq.Socket[bytes]], applier: Applier, preparing: ThreadPoolExecutor) -> None:
+        engine, log = self.engine, self._log
+        preparation: Future[None] | None = None
+        deadline = -math.inf
+        while not self._closing:
+            self._follow_engine(context)
+            self._receive(self._poll(deadline))
+            now = time.monotonic()
+            self._send(engine.begin_turn(now, time.time()))
+            actions = engine.finish_turn(time.monotonic())
+            self._apply(applier)
+            # Who waits for an answer comes first: what is left for peers is news of a commit, mostly.
+            self._reply()
+            self._send(actions)
+            if log.wants_preparation and (preparation is None or preparation.done()):
+                # What makes it fail makes the next append fail.
+                preparation = preparing.submit(log.prepare)
+            now = time.monotonic()
+            machine_deadline = self._state_machine.tick(now)
+            deadline = min(engine.next_deadline(now), math.inf if machine_deadline is None else machine_deadline)
+
+    def _poll(self, deadline: float) -> set[object]:
+        """What can be read, when something can or the deadline has come."""
+        wait_ms = min(math.ceil(max(deadline - time.monotonic(), 0.0) * 1000), _POLL_MS_MAX) if deadline > 0 else 0
+        return {socket for socket, _ in self._poller.poll(wait_ms)}
+
+    def _receive(self, readable: set[object]) -> None:
+        engine = self.engine
+        if self._wake_reader in readable:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake_reader, 65536)
+            for _ in range(len(self._calls)):
+                self._calls.popleft()()
+        for peer_id, link in self._links.items():
+            if link.socket in readable:
+                for frames in link.receive():
+                    engine.receive_reply(peer_id, frames, time.monotonic())
+        if self._router in readable:
+            now, wall_seconds = time.monotonic(), time.time()
+            for frames, entries in engine.open_intake(wall_seconds).drain(self._router, _DRAIN_MAX):
+                engine.receive_other(frames, entries, now, wall_seconds)
+
+    def _send(self, actions: list[LinkAction]) -> None:
+        for action in actions:
+            link = self._links.get(action.peer_id)
+            if link is None:
+                continue
+            if action.message is not None:
+                link.send(*action.message)
+            else:
+                self._poller.unregister(link.socket)
+                link.reset()
+                self._poller.register(link.socket, zmq.POLLIN)
+
+    def _apply(self, applier: Applier) -> None:
+        engine = self.engine
+        while applier.has_room and (batch := engine.take_committed(APPLY_SIZE_MAX)) is not None:
+            applier.submit(batch, engine.raft.current_term)
+
+    def _reply(self) -> None:
+        replies = self.engine.take_replies()
+        replies.extend(self._messages)
+        self._messages.clear()
+        if len(replies):
+            replies.flush(self._router)
+
+    def _match_links(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        """Keep one DEALER to each other peer of the configuration."""
+        urls = self.engine.link_urls
+        for peer_id, link in list(self._links.items()):
+            if urls.get(peer_id) != link.url:
+                self._poller.unregister(link.socket)
+                link.close()
+                del self._links[peer_id]
+        for peer_id, url in urls.items():
+            if peer_id not in self._links:
+                link = ZmqRpcSocket(context, url, reconnect_interval_ms=self.settings.rpc_timeout)
+                self._links[peer_id] = link
+                self._poller.register(link.socket, zmq.POLLIN)
+
+    def _follow_engine(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        """Tell the state machine and the listeners what has changed in the engine, and keep the links to its peers."""
+        raft = self.engine.raft
+        if raft.configuration is not self._seen_configuration:
+            self._seen_configuration = raft.configuration
+            self._match_links(context)
+            self.emit("config", raft.configuration)
+        if (raft.role, raft.current_term) != self._seen_role:
+            self._seen_role = (raft.role, raft.current_term)
+            self._state_machine.role_changed(raft.role.value, raft.current_term)
+            self.emit("state", raft.role.value, raft.current_term)

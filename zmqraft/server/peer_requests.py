@@ -1,0 +1,112 @@
+"""What other peers ask of this one: votes and entries.
+
+SPEC section 2, "Between peers". Knows nothing of sockets. The rule: everything is checked here, before the core sees
+it, so that whatever the core then refuses to believe is a broken invariant and not a broken message. The reply to the
+last AppendEntries of each peer is kept: a repetition gets the same reply, and is not worked on again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from zmqraft import constants
+from zmqraft.core.configuration import ClusterConfiguration
+from zmqraft.core.messages import AppendEntries, RequestVote
+from zmqraft.core.raft import Raft
+from zmqraft.errors import RemoteProtocolError
+from zmqraft.protocol import EntryBatch, Protocols, decode_json
+
+__all__ = ["PeerRequests", "configurations_of"]
+
+_TYPES = (constants.REQUEST_VOTE, constants.APPEND_ENTRIES, constants.INSTALL_SNAPSHOT)
+_MESSAGE_ID_SIZE_MAX = 3
+
+
+def configurations_of(batch: EntryBatch) -> list[tuple[int, ClusterConfiguration]]:
+    """The decoded CONFIG entries of a batch, by index. Raises RemoteProtocolError when one does not decode."""
+    configurations = []
+    for position in batch.config_positions():
+        try:
+            configuration = ClusterConfiguration.from_value(decode_json(batch.payload(position)))
+        except ValueError as error:
+            raise RemoteProtocolError(f"CONFIG entry at index {batch.first_index + position}: {error}") from None
+        configurations.append((batch.first_index + position, configuration))
+    return configurations
+
+
+class PeerRequests:
+    """The answering side towards all other peers."""
+
+    def __init__(self, raft: Raft) -> None:
+        self._raft = raft
+        self._last: dict[str, tuple[bytes, bytes, list[bytes]]] = {}
+
+    def handle(
+        self, identity: bytes, message_id: bytes, frames: Sequence[bytes], entries: EntryBatch | None, now: float
+    ) -> list[bytes] | None:
+        """Take one message, ``frames`` from its type on. Returns the reply's frames after the message id, if any.
+
+        ``entries`` are those of an AppendEntries whose frames are not among the others.
+
+        None when the type is not one of peers' (see `is_peer_type`) or the sender is not to be answered. Raises
+        RemoteProtocolError when the message does not decode; then nothing has changed.
+        """
+        if len(message_id) > _MESSAGE_ID_SIZE_MAX:
+            raise RemoteProtocolError(f"the message id of a peer has 1 to 3 bytes, not {len(message_id)}")
+        if frames[0] == constants.REQUEST_VOTE:
+            return self._request_vote(frames, now)
+        if frames[0] == constants.APPEND_ENTRIES:
+            return self._append_entries(identity, message_id, frames, entries, now)
+        raise RemoteProtocolError("snapshots from the leader are not supported by this version")
+
+    @staticmethod
+    def is_peer_type(message_type: bytes) -> bool:
+        """Whether messages of this type come from peers."""
+        return message_type in _TYPES
+
+    def _request_vote(self, frames: Sequence[bytes], now: float) -> list[bytes] | None:
+        _, _, candidate_id, term, last_index, last_term = Protocols.REQUEST_VOTE.decode_request(frames)
+        self._check_sender(candidate_id)
+        reply = self._raft.step_request_vote(RequestVote(candidate_id, term, last_index, last_term), now)
+        return None if reply is None else Protocols.REQUEST_VOTE.encode_response(reply.term, reply.granted)
+
+    def _append_entries(
+        self, identity: bytes, message_id: bytes, frames: Sequence[bytes], entries: EntryBatch | None, now: float
+    ) -> list[bytes] | None:
+        _, _, leader_id, term, prev_index, prev_term, commit_index, entry_frames = (
+            Protocols.APPEND_ENTRIES.decode_request(frames)
+        )
+        self._check_sender(leader_id)
+        last = self._last.get(leader_id)
+        if last is not None and last[:2] == (identity, message_id):
+            return last[2]
+        if prev_index + (len(entry_frames) if entries is None else len(entries)) >= constants.INTEGER_MAX:
+            raise RemoteProtocolError(f"entries from index {prev_index} on reach {constants.INTEGER_MAX}")
+        if entries is None:
+            entries = EntryBatch.from_checked_frames(prev_index + 1, entry_frames)
+        else:
+            entries = entries.with_first_index(prev_index + 1)
+        self._check_terms(entries, term, prev_index, prev_term)
+        request = AppendEntries(
+            leader_id, term, prev_index, prev_term, commit_index, entries, configurations_of(entries)
+        )
+        reply = self._raft.step_append_entries(request, now)
+        if reply is None:
+            return None
+        conflict = () if reply.conflict_index is None else (reply.conflict_index,)
+        encoded = Protocols.APPEND_ENTRIES.encode_response(reply.term, reply.success, *conflict)
+        self._last[leader_id] = (identity, message_id, encoded)
+        return encoded
+
+    def _check_sender(self, peer_id: str) -> None:
+        if peer_id == self._raft.id or peer_id not in self._raft.configuration:
+            raise RemoteProtocolError(f"a peer message from {peer_id!r:.100}, which is not a member")
+
+    @staticmethod
+    def _check_terms(entries: EntryBatch, term: int, prev_index: int, prev_term: int) -> None:
+        """Terms never go back along a log and end at the leader's; index 0 has term 0."""
+        if prev_term > term or (prev_index == 0 and prev_term != 0):
+            raise RemoteProtocolError(f"previous term {prev_term} at index {prev_index} in a message of term {term}")
+        terms = [prev_term, *(entry_term for _, entry_term in entries.term_runs()), term]
+        if terms != sorted(terms):
+            raise RemoteProtocolError(f"the terms of the entries go back: {terms!r:.100}")

@@ -1,0 +1,366 @@
+"""The log of a peer in files: index files of fixed capacity in a tree of folders, and a snapshot below them.
+
+Knows nothing of Raft. The rules, by which a crash at any moment leaves a log that opens:
+
+- `append` writes the data of entries and then their offsets; `sync` makes them durable with one fdatasync.
+- All index files but the newest are durable: a file is synced before the next one is made, and the next one's header,
+  name and folders are durable before an entry is written to it.
+- A truncation is durable when `truncate_after` returns. It takes entries away from the end: the newest file is emptied
+  first, the file that holds the new end is cut last, and only then are emptied files unlinked, newest first. So a
+  crash in between leaves a longer log, never one with a gap.
+- The next file may be made ahead (`prepare`), under another name, and is renamed into its place when it is needed.
+- After a failed write or sync nothing is written any more (`failure` says why), nor is it tried again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from pathlib import PurePath
+from typing import Final
+
+from zmqraft.api.log import LogBase
+from zmqraft.api.snapshot import SnapshotBase
+from zmqraft.constants import INDEX_FILE_CAPACITY, INDEX_FILE_CAPACITY_MAX, INDEX_FILE_DATA_SIZE_MAX
+from zmqraft.errors import ConfigurationError, StorageError
+from zmqraft.protocol.entry import EntryBatch
+from zmqraft.storage.failure import FailStop, describe
+from zmqraft.storage.fs import OS_FILE_SYSTEM, FileSystem
+from zmqraft.storage.index_file import IndexFile
+from zmqraft.storage.log_directory import LogDirectory, ensure_directory
+from zmqraft.storage.log_opening import LogContents, capacity_at, log_capacity, open_log
+from zmqraft.storage.request_index import RequestIndex
+from zmqraft.storage.snapshot_file import SnapshotFile
+from zmqraft.storage.tail_cache import TAIL_CACHE_SIZE_MAX, TailCache
+
+__all__ = ["FileLog"]
+
+#: As many index files are open at once, of a log of any size.
+_OPEN_FILES_MAX: Final = 64
+
+
+class FileLog(FailStop, LogBase):
+    """The log that ships. `FileLog.open` makes one. Not for use from several threads at once, but for `prepare`."""
+
+    def __init__(
+        self,
+        directory: LogDirectory,
+        contents: LogContents,
+        snapshot: SnapshotBase,
+        capacity: int,
+        data_size_max: int,
+        open_files_max: int,
+        tail: TailCache,
+    ) -> None:
+        """For `open` only."""
+        super().__init__(f"the log {directory.path}")
+        self._directory = directory
+        self._contents = contents
+        self._files = contents.files
+        self._snapshot = snapshot
+        self._capacity = capacity
+        self._data_size_max = data_size_max
+        self._open_files_max = open_files_max
+        # What readers see; an append that fails half-way does not move it.
+        self._last_index = contents.last_index
+        # Whether the newest file has writes that are not synced. The others never have.
+        self._dirty = False
+        self._tail = tail
+        # Open files other than the newest, the one used last at the end.
+        self._recent: OrderedDict[int, IndexFile] = OrderedDict()
+        self._closed = False
+        # The next file, made ahead. After a truncation, or when a file was started early, a later one.
+        self._spare: IndexFile | None = None
+        # Held while it is made or put in its place.
+        self._spare_lock = threading.Lock()
+
+    @classmethod
+    def open(
+        cls,
+        path: str | PurePath,
+        snapshot_path: str | PurePath,
+        *,
+        capacity: int = INDEX_FILE_CAPACITY,
+        remember_after_seconds: int = 0,
+        request_id_cache_max: int | None = None,
+        data_size_max: int = INDEX_FILE_DATA_SIZE_MAX,
+        open_files_max: int = _OPEN_FILES_MAX,
+        tail_cache_size_max: int = TAIL_CACHE_SIZE_MAX,
+        fs: FileSystem = OS_FILE_SYSTEM,
+    ) -> FileLog:
+        """Open the log in the directory ``path`` with its snapshot, or make both; everything in it is then durable.
+
+        ``capacity`` (entries in a file, a power of two) is for a new log; an existing one keeps its own. Request ids
+        whose own time is before ``remember_after_seconds`` (since the epoch) are not remembered, and never more than
+        ``request_id_cache_max`` of them. The data of one file stays below ``data_size_max`` bytes. The entries appended
+        last are kept in memory as well, in about ``tail_cache_size_max`` bytes.
+
+        Raises ConfigurationError for a bad capacity, CorruptionError for damaged files, StorageError for files that
+        cannot be opened, read or made.
+        """
+        if not 1 <= capacity <= INDEX_FILE_CAPACITY_MAX or capacity & (capacity - 1):
+            raise ConfigurationError(
+                f"the index file capacity is a power of two up to {INDEX_FILE_CAPACITY_MAX}, not {capacity}"
+            )
+        directory = LogDirectory(fs, str(PurePath(path)))
+        try:
+            snapshot = _open_snapshot(fs, str(PurePath(snapshot_path)))
+            try:
+                contents = open_log(directory, snapshot, capacity, remember_after_seconds, request_id_cache_max)
+                if not contents.files:
+                    first_index = snapshot.index + 1
+                    contents.files.append(directory.create_file(first_index, capacity_at(first_index, capacity)))
+            except BaseException:
+                snapshot.close()
+                raise
+        except OSError as error:
+            raise StorageError(f"cannot open the log {directory.path}: {describe(error)}") from error
+        first = contents.files[0]
+        capacity = log_capacity(first.first_index, first.capacity, capacity)
+        tail = TailCache(tail_cache_size_max)
+        return cls(directory, contents, snapshot, capacity, data_size_max, open_files_max, tail)
+
+    # --- what it holds --------------------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> str:
+        """The directory of the index files."""
+        return self._directory.path
+
+    @property
+    def capacity(self) -> int:
+        """The entries in a full index file that does not start late."""
+        return self._capacity
+
+    @property
+    def first_index(self) -> int:
+        return self._snapshot.index + 1
+
+    @property
+    def last_index(self) -> int:
+        return self._last_index
+
+    @property
+    def last_term(self) -> int:
+        return self._snapshot.term if self._last_index == self._snapshot.index else self._contents.terms.last_term or 0
+
+    @property
+    def snapshot(self) -> SnapshotBase:
+        return self._snapshot
+
+    def term_at(self, index: int) -> int | None:
+        if self.first_index <= index <= self._last_index:
+            return self._contents.terms.term_at(index)
+        return self._snapshot.term if index == self._snapshot.index else None
+
+    def term_runs(self) -> list[tuple[int, int]]:
+        return self._contents.terms.between(self.first_index, self._last_index)
+
+    def config_indexes(self) -> list[int]:
+        configs = self._contents.config_indexes
+        return configs[bisect_right(configs, self._snapshot.index) :]
+
+    def read(self, first: int, last: int, size_max: int) -> EntryBatch:
+        if not self.first_index <= first <= last <= self._last_index:
+            raise ValueError(f"{first} to {last} is not within the log, {self.first_index} to {self._last_index}")
+        self._check_open()
+        cached = self._tail.read(first, last, size_max)
+        return self._read_file(first, last, size_max) if cached is None else cached
+
+    def _read_file(self, first: int, last: int, size_max: int) -> EntryBatch:
+        file = self._files[self._position_of(first)]
+        try:
+            self._use(file)
+            return file.read(first, min(last, file.last_index), size_max)
+        except OSError as error:
+            raise StorageError(f"cannot read {file.path}: {describe(error)}") from error
+
+    def find_request(self, request_id: bytes) -> int | None:
+        return self._contents.requests.find(request_id)
+
+    @property
+    def request_index(self) -> RequestIndex:
+        return self._contents.requests
+
+    def forget_requests(self, before_seconds: int) -> None:
+        self._contents.requests.forget_before(before_seconds)
+
+    @property
+    def requests_forgotten_until(self) -> int:
+        return self._contents.requests.oldest_accepted_seconds
+
+    @property
+    def prune_index(self) -> int:
+        return self._contents.requests.prune_index(self._last_index)
+
+    def index_files(self) -> list[tuple[str, int, int]]:
+        """``(path, first index, last index)`` of every file, also of those below the first index, which are kept for
+        the request ids in them."""
+        return [(file.path, file.first_index, file.last_index) for file in self._files]
+
+    # --- changing it ----------------------------------------------------------------------------------------------
+
+    def append(self, batch: EntryBatch) -> None:
+        if batch.first_index != self._last_index + 1:
+            raise ValueError(f"entry {batch.first_index} does not follow {self._last_index}")
+        self.check_writable()
+        if not len(batch):
+            return
+        runs = batch.term_runs()
+        if runs[0][1] < self.last_term:
+            raise ValueError(f"the term goes back from {self.last_term} to {runs[0][1]} at entry {batch.first_index}")
+        self._contents.terms.check(runs)
+        if batch.size >= self._data_size_max:
+            self._check_entry_sizes(batch)
+        with self.writing(f"append entries {batch.first_index} to {batch.last_index}"):
+            self._write(batch)
+            self._contents.note(batch, runs)
+            self._tail.append(batch)
+        self._last_index = batch.last_index
+
+    def _check_entry_sizes(self, batch: EntryBatch) -> None:
+        start = 0
+        for index, end in enumerate(batch.ends, batch.first_index):
+            if end - start >= self._data_size_max:
+                raise ValueError(f"entry {index} has {end - start} bytes; a file holds less than {self._data_size_max}")
+            start = end
+
+    def _write(self, batch: EntryBatch) -> None:
+        while len(batch):
+            file = self._files[-1]
+            count = file.room_for(batch, self._data_size_max)
+            if count:
+                self._dirty = True
+                file.write(batch.slice(batch.first_index, batch.first_index + count - 1))
+                batch = batch.slice(batch.first_index + count, batch.last_index)
+            else:
+                self._start_file(batch.first_index)
+
+    def _start_file(self, first_index: int) -> None:
+        """Make the newest file durable, then the next one."""
+        self._sync_newest()
+        full = self._files[-1]
+        with self._spare_lock:
+            if self._spare is not None and self._spare.first_index == first_index:
+                file, self._spare = self._spare, None
+                # In the list first: whatever happens, it is closed with the others.
+                self._files.append(file)
+                self._directory.place_spare(file)
+            else:
+                capacity = capacity_at(first_index, self._capacity)
+                self._files.append(self._directory.create_file(first_index, capacity))
+        self._use(full)
+
+    @property
+    def wants_preparation(self) -> bool:
+        newest, spare = self._files[-1], self._spare
+        return (
+            2 * newest.count > newest.capacity
+            and (spare is None or spare.first_index != newest.next_file_index)
+            and self.failure is None
+        )
+
+    def prepare(self) -> None:
+        with self._spare_lock:
+            if not self.wants_preparation:
+                return
+            first_index = self._files[-1].next_file_index
+            with self.writing(f"make the file for entry {first_index} ahead"):
+                self._close_spare()
+                self._spare = self._directory.create_spare(first_index, capacity_at(first_index, self._capacity))
+
+    def _close_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.close()
+
+    def truncate_after(self, index: int) -> None:
+        if index < self.first_index - 1:
+            raise ValueError(f"cannot truncate after {index}: the log starts at {self.first_index}")
+        self.check_writable()
+        if index >= self._last_index:
+            return
+        with self.writing(f"truncate after entry {index}"):
+            self._cut_files(index)
+            self._contents.terms.truncate_after(index)
+            configs = self._contents.config_indexes
+            del configs[bisect_right(configs, index) :]
+            self._contents.requests.truncate_after(index)
+            self._tail.truncate_after(index)
+        self._last_index = index
+
+    def _cut_files(self, index: int) -> None:
+        files = self._files
+        # The file that holds the new last entry; the first file, emptied, when there is no entry left.
+        newest = max(self._position_of(index), 0)
+        for file in reversed(files[newest:]):
+            file.truncate(max(index + 1 - file.first_index, 0))
+        self._dirty = False
+        emptied = files[newest + 1 :]
+        del files[newest + 1 :]
+        for file in emptied:
+            self._recent.pop(file.first_index, None)
+            file.close()
+        self._directory.remove_files([file.path for file in reversed(emptied)])
+        self._recent.pop(files[-1].first_index, None)
+
+    def sync(self) -> None:
+        self.check_writable()
+        if self._dirty:
+            with self.writing("sync"):
+                self._sync_newest()
+
+    def _sync_newest(self) -> None:
+        if self._dirty:
+            self._files[-1].sync()
+            self._dirty = False
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        with self._spare_lock:
+            if self._spare is not None:
+                self._close_spare()
+                # It does no harm where it is.
+                with contextlib.suppress(OSError):
+                    self._directory.remove_spare()
+            self.fail(StorageError("it is closed"))
+        self._tail = TailCache(0)
+        self._contents.close()
+        self._snapshot.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StorageError(f"the log {self.path} is closed")
+
+    def _position_of(self, index: int) -> int:
+        """The position of the file that an index falls into; -1 when it is before the first file."""
+        return bisect_right(self._files, index, key=_first_index) - 1
+
+    def _use(self, file: IndexFile) -> None:
+        """Note that a file is used, and release the one used longest ago when too many are open."""
+        if file is self._files[-1]:
+            return
+        self._recent[file.first_index] = file
+        self._recent.move_to_end(file.first_index)
+        if len(self._recent) >= self._open_files_max:
+            self._recent.popitem(last=False)[1].release()
+
+    def __repr__(self) -> str:
+        return f"<FileLog {self.path} with entries {self.first_index} to {self._last_index}>"
+
+
+def _first_index(file: IndexFile) -> int:
+    return file.first_index
+
+
+def _open_snapshot(fs: FileSystem, path: str) -> SnapshotFile:
+    """Open the snapshot; make the empty one, which zmq-raft expects too, where there is none."""
+    try:
+        return SnapshotFile.open(path, fs=fs)
+    except FileNotFoundError:
+        ensure_directory(fs, str(PurePath(path).parent))
+        return SnapshotFile.create(path, 0, 0, fs=fs)

@@ -1,0 +1,301 @@
+"""Opening a log: everything that is checked once, and the repairs that are safe.
+
+The rule: what can be proved never to have been acknowledged is trimmed, and a warning says so; anything else stops the
+peer with a CorruptionError. What counts as a proof, given that the only fault is a crash or one damaged place:
+
+- An entry is acknowledged only after an fdatasync that covers it, and a completed fdatasync makes the size of the file
+  durable too. So an entry that lies beyond the end of its file was never acknowledged. It is the usual state after a
+  power cut: the table of offsets, in a block that was there before, is written back ahead of the data.
+- But the offset of the *last* entry, when that is damaged, may point beyond the end of the file too, and then the entry
+  is a good one. So entries are trimmed when the file ends exactly where an entry does (nothing of the others is there)
+  or when more than one misses bytes (their offsets rise, so one damaged offset cannot cause it). When only the last
+  one does, and a part of it is there, nothing in the file can tell a torn write from a damaged offset: that stops.
+- Entries at the end of the log of which every byte is zero were never written: the file system had given the file its
+  new size, not yet its data. No entry that was written is all zero, since the terms of entries start at 1.
+- A newest file without a complete header holds nothing when its table and what follows it hold nothing: the header is
+  durable before the first entry is written.
+- All that is true of the newest file with entries only. Each older one was synced before the next got its first entry.
+
+A data block that was not written back, but lies within the file between good ones, cannot be found without checksums.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Final
+
+from zmqraft.api.snapshot import SnapshotBase
+from zmqraft.constants import ENTRY_HEADER_SIZE, INDEX_FILE_CAPACITY_MAX
+from zmqraft.errors import CorruptionError
+from zmqraft.protocol.entry import EntryBatch
+from zmqraft.storage.index_file import TABLE_OFFSET, IndexFile
+from zmqraft.storage.log_directory import LogDirectory
+from zmqraft.storage.request_index import RequestIndex
+from zmqraft.storage.rotation import rotate_directory
+from zmqraft.storage.term_runs import TermRuns
+from zmqraft.storage.token_file import REMEDY, IncompleteHeaderError
+
+__all__ = ["LogContents", "capacity_at", "log_capacity", "open_log"]
+
+_log = logging.getLogger(__name__)
+
+#: The largest power of two that is the capacity of a file.
+_CAPACITY_MAX: Final = 1 << INDEX_FILE_CAPACITY_MAX.bit_length() - 1
+#: Entries are read in pieces of this size when a log is opened: large enough for few calls, small in memory.
+_SCAN_SIZE: Final = 1 << 20
+#: More than this behind the table of a file without a complete header is not looked through.
+_HEADER_REST_MAX: Final = 1 << 20
+
+
+@dataclass
+class LogContents:
+    """What is known of a log without its entries' data."""
+
+    files: list[IndexFile] = field(default_factory=list)
+    terms: TermRuns = field(default_factory=TermRuns)
+    config_indexes: list[int] = field(default_factory=list)
+    requests: RequestIndex = field(default_factory=RequestIndex)
+
+    @property
+    def last_index(self) -> int:
+        """The index of the last entry in the files."""
+        return self.files[-1].last_index
+
+    def note(self, batch: EntryBatch, runs: list[tuple[int, int]], after_seconds: int = 0) -> None:
+        """Take in entries that follow those known; ``runs`` are the batch's `term_runs`, checked."""
+        self.terms.extend(runs)
+        self.config_indexes += [batch.first_index + position for position in batch.config_positions()]
+        self.requests.add(batch, after_seconds)
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self.files:
+            file.close()
+
+
+def capacity_at(index: int, capacity: int) -> int:
+    """The capacity of a file that starts at ``index``: it ends at the next multiple of the log's capacity."""
+    return capacity - index % capacity
+
+
+def log_capacity(first_index: int, first_file_capacity: int, wanted: int) -> int:
+    """The capacity of an existing log: that of its first file, rounded up to a power of two.
+
+    A first file that starts late is small whatever the capacity of the log was, so the ``wanted`` one, from the
+    settings, is taken where the file could be one of such a log.
+    """
+    if capacity_at(first_index, wanted) == first_file_capacity:
+        return wanted
+    return min(1 << (first_file_capacity - 1).bit_length(), _CAPACITY_MAX)
+
+
+def open_log(
+    directory: LogDirectory, snapshot: SnapshotBase, capacity: int, after_seconds: int, request_id_cache_max: int | None
+) -> LogContents:
+    """Open, check and repair the index files. The newest one, where there is one, is durable on return.
+
+    The list of files is empty when there is no log yet, and when the log that was found is below the snapshot: a
+    snapshot of the leader had taken its place, and a crash came before its directory was renamed; it is renamed now.
+    Raises CorruptionError, OSError.
+    """
+    contents = LogContents(requests=RequestIndex(request_id_cache_max))
+    try:
+        _open_files(directory, contents, capacity)
+        _trim_unsynced_tail(contents)
+        _remove_empty_files(directory, contents)
+        _check_continuity(contents)
+        for file in contents.files[-1:]:
+            _clear_leftovers(file)
+            file.sync()
+            directory.sync_path_of(file.path)
+        _scan(contents, after_seconds)
+        return _match_snapshot(directory, contents, snapshot)
+    except BaseException:
+        contents.close()
+        raise
+
+
+def _open_files(directory: LogDirectory, contents: LogContents, capacity: int) -> None:
+    names = directory.index_files()
+    for position, (first_index, path) in enumerate(names):
+        try:
+            file = IndexFile.open(path, fs=directory.fs)
+        except IncompleteHeaderError as error:
+            if position != len(names) - 1:
+                raise
+            if contents.files:
+                first = contents.files[0]
+                capacity = log_capacity(first.first_index, first.capacity, capacity)
+            if not _holds_nothing(directory, path, capacity_at(first_index, capacity)):
+                raise
+            _log.warning("removing the half-made index file %s, which holds no entry (%s)", path, error)
+            directory.remove_files([path])
+            return
+        contents.files.append(file)
+        if file.first_index != first_index:
+            raise CorruptionError(
+                f"{path}: first index {file.first_index} at offset 16 where the name says {first_index}; {REMEDY}"
+            )
+        if position < len(names) - 2:
+            file.release()
+
+
+def _holds_nothing(directory: LogDirectory, path: str, capacity: int) -> bool:
+    """Whether a file without a complete header has an empty table, and no entries behind it."""
+    fs = directory.fs
+    handle = fs.open(path)
+    try:
+        table_end = TABLE_OFFSET + 4 * capacity
+        table = fs.pread(handle, 4 * capacity, TABLE_OFFSET)
+        rest = fs.pread(handle, _HEADER_REST_MAX + 1, table_end)
+    finally:
+        fs.close(handle)
+    return not any(table) and len(rest) <= _HEADER_REST_MAX and not any(_behind_segments(rest))
+
+
+def _behind_segments(rest: bytes) -> bytes:
+    """What follows the segments that ``rest`` begins with."""
+    offset = 0
+    while rest[offset : offset + 4].isalpha():
+        token, length = rest[offset : offset + 4], int.from_bytes(rest[offset + 4 : offset + 8], "little")
+        offset += 8 + length + -length % 4
+        if token == b"ITMZ":
+            break
+    return rest[offset:]
+
+
+def _newest_with_entries(contents: LogContents) -> IndexFile | None:
+    return next((file for file in reversed(contents.files) if file.count), None)
+
+
+def _trim_unsynced_tail(contents: LogContents) -> None:
+    """Remove from the table what was never synced; see the head of the module for why that is known."""
+    file = _newest_with_entries(contents)
+    if file is None:
+        return
+    kept = _count_before_zeros(file, _count_within_file(file))
+    if kept < file.count:
+        _log.warning(
+            "%s: removing entries %d to %d, which were not written completely and never acknowledged",
+            file.path,
+            file.first_index + kept,
+            file.last_index,
+        )
+        file.truncate(kept)
+
+
+def _count_within_file(file: IndexFile) -> int:
+    """How many entries are there to their last byte. CorruptionError when that cannot be relied upon."""
+    available = file.file_size() - file.data_offset
+    if available >= file.data_size:
+        return file.count
+    kept = file.count_within(available)
+    if kept == file.count - 1 and file.file_offset(file.first_index + kept) != file.data_offset + available:
+        raise CorruptionError(
+            f"{file.path}: the file ends at {file.data_offset + available}, within its last entry {file.last_index}, "
+            f"which takes the bytes from {file.file_offset(file.last_index)} to {file.data_offset + file.data_size}: "
+            f"either a crash tore the entry, or its offset, stored at {TABLE_OFFSET + 4 * (file.count - 1)}, is "
+            f"damaged; {REMEDY}"
+        )
+    return kept
+
+
+def _count_before_zeros(file: IndexFile, count: int) -> int:
+    """How many of the first ``count`` entries are left without those at the end that are all zero."""
+    while count:
+        index = file.first_index + count - 1
+        header, data_size = file.raw(index, ENTRY_HEADER_SIZE)
+        if any(header) or any(file.raw(index, data_size)[0]):
+            break
+        count -= 1
+    return count
+
+
+def _remove_empty_files(directory: LogDirectory, contents: LogContents) -> None:
+    """Remove files at the end that are empty, but not one that the next entry belongs into."""
+    files = contents.files
+    while len(files) > 1 and not files[-1].count and files[-1].first_index != files[-2].last_index + 1:
+        file = files.pop()
+        file.close()
+        _log.warning("removing the index file %s, which is empty", file.path)
+        directory.remove_files([file.path])
+
+
+def _check_continuity(contents: LogContents) -> None:
+    for position, file in enumerate(contents.files[1:], 1):
+        previous = contents.files[position - 1]
+        if previous.last_index + 1 != file.first_index:
+            raise CorruptionError(
+                f"{file.path}: begins with entry {file.first_index}, but {previous.path} ends with entry "
+                f"{previous.last_index}: entries or a file are missing, or there twice; {REMEDY}"
+            )
+
+
+def _clear_leftovers(file: IndexFile) -> None:
+    if file.leftover_count:
+        _log.warning(
+            "%s: zeroing %d offsets behind entry %d, left by a truncation that a crash has cut short",
+            file.path,
+            file.leftover_count,
+            file.last_index,
+        )
+        file.clear_leftovers()
+
+
+def _scan(contents: LogContents, after_seconds: int) -> None:
+    """Read every entry once, for its type, term and request id."""
+    for file in contents.files:
+        index = file.first_index
+        while index <= file.last_index:
+            batch = file.read(index, file.last_index, _SCAN_SIZE)
+            last_term = contents.terms.last_term or 0
+            runs = batch.term_runs()
+            for run_index, term in runs:
+                if term < last_term:
+                    raise CorruptionError(
+                        f"{file.path}: entry {run_index} at offset {file.file_offset(run_index)} has term {term}, "
+                        f"below {last_term}, that of the entry before it; {REMEDY}"
+                    )
+                last_term = term
+            contents.note(batch, runs, after_seconds)
+            index = batch.last_index + 1
+        if file is not contents.files[-1]:
+            file.release()
+
+
+def _match_snapshot(directory: LogDirectory, contents: LogContents, snapshot: SnapshotBase) -> LogContents:
+    if not contents.files:
+        return contents
+    first_index, last_index = contents.files[0].first_index, contents.last_index
+    if first_index > snapshot.index + 1:
+        raise CorruptionError(
+            f"{contents.files[0].path}: the log begins with entry {first_index}, but the snapshot ends with entry "
+            f"{snapshot.index}: what is between them is missing; {REMEDY}"
+        )
+    if last_index < snapshot.index or _conflicts(contents, snapshot):
+        contents.close()
+        name = rotate_directory(directory.fs, directory.path)
+        _log.warning(
+            "the log %s, which ends with entry %d, gives way to the snapshot of entry %d (term %d); it is kept as %s",
+            directory.path,
+            last_index,
+            snapshot.index,
+            snapshot.term,
+            name,
+        )
+        return LogContents(requests=RequestIndex(contents.requests.bound))
+    term = contents.terms.term_at(snapshot.index + 1)
+    if last_index > snapshot.index and term is not None and term < snapshot.term:
+        raise CorruptionError(
+            f"{contents.files[0].path}: entry {snapshot.index + 1} has term {term}, below {snapshot.term}, that of the "
+            f"snapshot before it; {REMEDY}"
+        )
+    return contents
+
+
+def _conflicts(contents: LogContents, snapshot: SnapshotBase) -> bool:
+    """Whether the log holds another entry than the snapshot at the snapshot's index."""
+    if not contents.files[0].first_index <= snapshot.index <= contents.last_index:
+        return False
+    return contents.terms.term_at(snapshot.index) != snapshot.term

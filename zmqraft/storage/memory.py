@@ -1,0 +1,240 @@
+"""A log, a snapshot and a peer's state in memory: for tests, and for clusters that may forget everything.
+
+Durability is modelled, not given: what was not synced is gone after `crash`. The rule: these keep exactly the contract
+of `zmqraft.api`, so that whatever runs on them runs on files; one contract test runs over both.
+"""
+
+from __future__ import annotations
+
+import copy
+
+from zmqraft.api.log import LogBase
+from zmqraft.api.persistence import PeersValue, PersistenceBase
+from zmqraft.api.snapshot import SnapshotBase
+from zmqraft.errors import StorageFailedError
+from zmqraft.protocol.entry import EntryBatch
+from zmqraft.storage.failure import FailStop
+from zmqraft.storage.raft_persistence import check_vote
+from zmqraft.storage.request_index import RequestIndex
+from zmqraft.storage.term_runs import TermRuns
+
+__all__ = ["MemoryLog", "MemoryPersistence", "MemorySnapshot"]
+
+
+class MemorySnapshot(SnapshotBase):
+    """A snapshot that is a bytes object."""
+
+    def __init__(self, index: int = 0, term: int = 0, data: bytes = b"") -> None:
+        self._index = index
+        self._term = term
+        self._data = data
+
+    @property
+    def index(self) -> int:
+        return self._index
+
+    @property
+    def term(self) -> int:
+        return self._term
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    def read(self, offset: int, size: int) -> bytes:
+        return self._data[offset : offset + size]
+
+    def close(self) -> None:
+        pass
+
+
+class MemoryLog(FailStop, LogBase):
+    """A log whose entries are a list of frames. ``sync_count`` counts the syncs that had something to do."""
+
+    def __init__(
+        self, first_index: int = 1, *, snapshot: SnapshotBase | None = None, request_id_cache_max: int | None = None
+    ) -> None:
+        """An empty log from ``first_index``, or, when a snapshot is given, from the index after it.
+
+        ``request_id_cache_max`` is the largest number of request ids that are remembered.
+        """
+        super().__init__("the log in memory")
+        self._snapshot = snapshot or MemorySnapshot(first_index - 1)
+        self._first_index = self._snapshot.index + 1
+        self._frames: list[bytes] = []
+        self._durable_frames: list[bytes] = []
+        # The number of leading entries that are known to be the same in both lists: <= the length of either.
+        self._common = 0
+        self._terms = TermRuns()
+        self._configs: list[int] = []
+        self._requests = RequestIndex(request_id_cache_max)
+        self.sync_count = 0
+
+    @property
+    def first_index(self) -> int:
+        return self._first_index
+
+    @property
+    def last_index(self) -> int:
+        return self._first_index + len(self._frames) - 1
+
+    @property
+    def last_term(self) -> int:
+        term = self._terms.last_term
+        return self._snapshot.term if term is None else term
+
+    @property
+    def snapshot(self) -> SnapshotBase:
+        return self._snapshot
+
+    def term_at(self, index: int) -> int | None:
+        if self._first_index <= index <= self.last_index:
+            return self._terms.term_at(index)
+        return self._snapshot.term if index == self._snapshot.index else None
+
+    def term_runs(self) -> list[tuple[int, int]]:
+        return self._terms.between(self._first_index, self.last_index)
+
+    def config_indexes(self) -> list[int]:
+        return list(self._configs)
+
+    def append(self, batch: EntryBatch) -> None:
+        self.check_writable()
+        if batch.first_index != self.last_index + 1:
+            raise ValueError(f"entry {batch.first_index} does not follow {self.last_index}")
+        if not len(batch):
+            return
+        runs = batch.term_runs()
+        if runs[0][1] < self.last_term:
+            raise ValueError(f"the term goes back from {self.last_term} to {runs[0][1]} at entry {batch.first_index}")
+        self._terms.extend(runs)
+        self._configs += [batch.first_index + position for position in batch.config_positions()]
+        self._requests.add(batch)
+        self._frames += batch.frames()
+
+    def truncate_after(self, index: int) -> None:
+        self.check_writable()
+        if index < self._first_index - 1:
+            raise ValueError(f"cannot truncate after {index}: the log starts at {self._first_index}")
+        if index >= self.last_index:
+            return
+        count = index - self._first_index + 1
+        del self._frames[count:]
+        self._common = min(self._common, count)
+        self._terms.truncate_after(index)
+        self._configs = [config for config in self._configs if config <= index]
+        self._requests.truncate_after(index)
+
+    def sync(self) -> None:
+        self.check_writable()
+        if self._common == len(self._frames) == len(self._durable_frames):
+            return
+        self._durable_frames[self._common :] = self._frames[self._common :]
+        self._common = len(self._frames)
+        self.sync_count += 1
+
+    def read(self, first: int, last: int, size_max: int) -> EntryBatch:
+        if not self._first_index <= first <= last <= self.last_index:
+            raise ValueError(f"{first} to {last} is not within the log, {self._first_index} to {self.last_index}")
+        frames: list[bytes] = []
+        ends: list[int] = []
+        end = 0
+        for frame in self._frames[first - self._first_index : last - self._first_index + 1]:
+            end += len(frame)
+            if end > size_max and frames:
+                break
+            frames.append(frame)
+            ends.append(end)
+        return EntryBatch(first, b"".join(frames), ends)
+
+    def find_request(self, request_id: bytes) -> int | None:
+        return self._requests.find(request_id)
+
+    @property
+    def request_index(self) -> RequestIndex:
+        return self._requests
+
+    def forget_requests(self, before_seconds: int) -> None:
+        self._requests.forget_before(before_seconds)
+
+    @property
+    def requests_forgotten_until(self) -> int:
+        return self._requests.oldest_accepted_seconds
+
+    @property
+    def prune_index(self) -> int:
+        return self._requests.prune_index(self.last_index)
+
+    def close(self) -> None:
+        pass
+
+    def crash(self) -> MemoryLog:
+        """What is found after a crash: a new log of what was synced. This one refuses every later write."""
+        self.fail(StorageFailedError("the log has crashed"))
+        log = MemoryLog(snapshot=self._snapshot, request_id_cache_max=self._requests.bound)
+        if self._durable_frames:
+            log.append(EntryBatch.from_frames(log.first_index, self._durable_frames))
+            log.sync()
+            log.sync_count = 0
+        return log
+
+
+class MemoryPersistence(FailStop, PersistenceBase):
+    """The state of a peer in memory. ``update_count`` counts the records that a file would have got."""
+
+    def __init__(self) -> None:
+        super().__init__("the state in memory")
+        self._current_term = 0
+        self._voted_for: str | None = None
+        self._peers: PeersValue | None = None
+        self._peers_update_request: bytes | None = None
+        self._peers_index: int | None = None
+        self.update_count = 0
+
+    @property
+    def current_term(self) -> int:
+        return self._current_term
+
+    @property
+    def voted_for(self) -> str | None:
+        return self._voted_for
+
+    @property
+    def peers(self) -> PeersValue | None:
+        return copy.deepcopy(self._peers)
+
+    @property
+    def peers_update_request(self) -> bytes | None:
+        return self._peers_update_request
+
+    @property
+    def peers_index(self) -> int | None:
+        return self._peers_index
+
+    def update_vote(self, current_term: int, voted_for: str | None) -> None:
+        self.check_writable()
+        check_vote((self._current_term, self._voted_for), current_term, voted_for)
+        self._current_term = current_term
+        self._voted_for = voted_for
+        self.update_count += 1
+
+    def update_peers(self, peers: PeersValue, request_id: bytes | None, index: int | None) -> None:
+        self.check_writable()
+        self._peers = copy.deepcopy(peers)
+        self._peers_update_request = request_id
+        self._peers_index = index
+        self.update_count += 1
+
+    def close(self) -> None:
+        pass
+
+    def crash(self) -> MemoryPersistence:
+        """What is found after a crash: a new object with all that was stored. This one refuses every later update."""
+        state = MemoryPersistence()
+        state._current_term = self._current_term
+        state._voted_for = self._voted_for
+        state._peers = copy.deepcopy(self._peers)
+        state._peers_update_request = self._peers_update_request
+        state._peers_index = self._peers_index
+        self.fail(StorageFailedError("the state has crashed"))
+        return state

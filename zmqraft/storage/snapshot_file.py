@@ -1,0 +1,224 @@
+"""The snapshot file: what a state machine wrote down of all entries up to an index.
+
+On disk (SPEC section 3, integers least significant byte first)::
+
+    SNAP  28 bytes: version 1, index (8 bytes), term (8 bytes), size of the data (8 bytes)
+    META  MessagePack map: created, hostname
+    ...   segments that this version does not know
+    DATA  length 0; the data follows, to the end of the file
+
+Knows nothing of the log. The rule: a snapshot is written under a temporary name and takes its place complete and
+durable, or not at all; who still reads the old one goes on reading the old one.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from pathlib import PurePath
+from typing import Any, Final
+
+from zmqraft.api.snapshot import SnapshotBase
+from zmqraft.constants import INTEGER_MAX
+from zmqraft.errors import CorruptionError, StorageError
+from zmqraft.storage.failure import FailStop, describe
+from zmqraft.storage.fs import OS_FILE_SYSTEM, FileSystem
+from zmqraft.storage.rotation import TEMPORARY_SUFFIX, replace_file
+from zmqraft.storage.token_file import REMEDY, encode_meta, encode_segment, read_meta, read_segments
+
+__all__ = ["SnapshotFile", "SnapshotWriter"]
+
+_SNAP: Final = b"SNAP"
+_DATA: Final = b"DATA"
+_VERSION: Final = 1
+#: Version, index, term, size.
+_HEAD: Final = struct.Struct("<IQQQ")
+#: Where the head stands: behind the token and the length of the first segment.
+_HEAD_OFFSET: Final = 8
+
+
+class SnapshotFile(SnapshotBase):
+    """A complete snapshot on disk, open for reading."""
+
+    def __init__(
+        self, fs: FileSystem, path: str, handle: int, index: int, term: int, size: int, data_offset: int
+    ) -> None:
+        """For `open` only."""
+        self._fs = fs
+        self.path = path
+        self._handle: int | None = handle
+        self._index = index
+        self._term = term
+        self._size = size
+        self.data_offset = data_offset
+        self.meta: dict[str, Any] = {}
+
+    @classmethod
+    def open(cls, path: str | PurePath, *, fs: FileSystem = OS_FILE_SYSTEM) -> SnapshotFile:
+        """Open a snapshot and check its header. Raises CorruptionError, FileNotFoundError, StorageError."""
+        path = str(path)
+        try:
+            handle = fs.open(path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StorageError(f"cannot open the snapshot {path}: {describe(error)}") from error
+        try:
+            return cls._read_header(fs, path, handle)
+        except BaseException as error:
+            fs.close(handle)
+            if isinstance(error, OSError):
+                raise StorageError(f"cannot read the snapshot {path}: {describe(error)}") from error
+            raise
+
+    @classmethod
+    def _read_header(cls, fs: FileSystem, path: str, handle: int) -> SnapshotFile:
+        segments = read_segments(fs, handle, path, _SNAP, _DATA)
+        head = segments[_SNAP]
+        if head.length < _HEAD.size:
+            raise CorruptionError(f"{path}: the length {head.length} at offset 4 is below {_HEAD.size}; {REMEDY}")
+        version, index, term, size = _HEAD.unpack(fs.pread(handle, _HEAD.size, head.offset))
+        if version != _VERSION:
+            raise CorruptionError(f"{path}: version {version} at offset 8, where {_VERSION} is known; {REMEDY}")
+        if max(index, term, size) > INTEGER_MAX:
+            raise CorruptionError(f"{path}: index {index}, term {term} or size {size} is out of range; {REMEDY}")
+        data_offset, file_size = segments[_DATA].offset, fs.size(handle)
+        if file_size != data_offset + size:
+            raise CorruptionError(
+                f"{path}: the file has {file_size} bytes where {data_offset + size} are expected, "
+                f"{size} of data from offset {data_offset}; {REMEDY}"
+            )
+        snapshot = cls(fs, path, handle, index, term, size, data_offset)
+        snapshot.meta = read_meta(fs, handle, segments)
+        return snapshot
+
+    @classmethod
+    def create(
+        cls,
+        path: str | PurePath,
+        index: int,
+        term: int,
+        chunks: Iterable[bytes] = (),
+        *,
+        fs: FileSystem = OS_FILE_SYSTEM,
+    ) -> SnapshotFile:
+        """Write a snapshot from chunks of data, of any sizes, and put it in its place. As `SnapshotWriter`."""
+        with SnapshotWriter(path, index, term, fs=fs) as writer:
+            for chunk in chunks:
+                writer.write(chunk)
+            return writer.finish()
+
+    @property
+    def index(self) -> int:
+        return self._index
+
+    @property
+    def term(self) -> int:
+        return self._term
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def read(self, offset: int, size: int) -> bytes:
+        wanted = min(size, self._size - offset)
+        if wanted <= 0:
+            return b""
+        if self._handle is None:
+            raise StorageError(f"the snapshot {self.path} is closed")
+        try:
+            data = self._fs.pread(self._handle, wanted, self.data_offset + offset)
+        except OSError as error:
+            raise StorageError(f"cannot read the snapshot {self.path}: {describe(error)}") from error
+        if len(data) != wanted:
+            raise CorruptionError(
+                f"{self.path}: the file ends at {self.data_offset + offset + len(data)}, before the end of its data at "
+                f"{self.data_offset + self._size}; {REMEDY}"
+            )
+        return data
+
+    def close(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            self._fs.close(handle)
+
+    def __repr__(self) -> str:
+        return f"<SnapshotFile {self.path} of index {self._index}, term {self._term}, {self._size} bytes>"
+
+
+class SnapshotWriter(FailStop):
+    """Writes a snapshot piece by piece under a temporary name; `finish` puts it in its place.
+
+    Leaving the ``with`` block without `finish` takes the temporary file away. What an earlier writer left there
+    after a crash is overwritten. Every method raises StorageFailedError when a write or sync failed.
+    """
+
+    def __init__(
+        self, path: str | PurePath, index: int, term: int, *, fs: FileSystem = OS_FILE_SYSTEM, extensions: bytes = b""
+    ) -> None:
+        """Begin a snapshot for ``path``. ``extensions`` are further segments for its header, encoded."""
+        self._path = str(path)
+        self._temporary_path = self._path + TEMPORARY_SUFFIX
+        super().__init__(f"the snapshot {self._temporary_path}")
+        if not (0 <= index <= INTEGER_MAX and 0 <= term <= INTEGER_MAX):
+            raise ValueError(f"no snapshot has index {index} and term {term}")
+        self._fs = fs
+        self._index = index
+        self._term = term
+        #: The number of bytes of data written so far.
+        self.size = 0
+        self._handle: int | None = None
+        header = b"".join((self._head(), encode_meta(fs), extensions, encode_segment(_DATA)))
+        self._data_offset = len(header)
+        with self.writing("create it"):
+            self._handle = fs.open(self._temporary_path, write=True, truncate=True)
+            try:
+                fs.pwrite(self._handle, header, 0)
+            except BaseException:
+                self._close()
+                raise
+
+    def _head(self) -> bytes:
+        return encode_segment(_SNAP, _HEAD.pack(_VERSION, self._index, self._term, self.size))
+
+    def _open_handle(self) -> int:
+        if self._handle is None:
+            raise StorageError(f"the snapshot {self._path} is already finished or given up")
+        return self._handle
+
+    def write(self, chunk: bytes | memoryview) -> None:
+        """Add data behind that written so far."""
+        handle = self._open_handle()
+        with self.writing("write"):
+            self._fs.pwrite(handle, chunk, self._data_offset + self.size)
+        self.size += len(chunk)
+
+    def finish(self) -> SnapshotFile:
+        """Make the snapshot durable and let it take its place; the old one is kept under a rotated name."""
+        handle = self._open_handle()
+        with self.writing("finish it"):
+            self._fs.pwrite(handle, self._head(), 0)
+            self._fs.fdatasync(handle)
+            self._close()
+            replace_file(self._fs, self._temporary_path, self._path)
+        return SnapshotFile.open(self._path, fs=self._fs)
+
+    def abort(self) -> None:
+        """Give up and take the temporary file away. Nothing happens when the snapshot is finished."""
+        if self._handle is not None:
+            self._close()
+            try:
+                self._fs.unlink(self._temporary_path)
+            except OSError as error:
+                self.fail(error)
+
+    def _close(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            self._fs.close(handle)
+
+    def __enter__(self) -> SnapshotWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.abort()
