@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, cast
 
+import click
 import pytest
 
 from zmqraft.cli.demo.cluster import DemoError
 from zmqraft.cli.demo.comparison import difference
+from zmqraft.cli.demo.interruption import Interruption
 from zmqraft.cli.demo.replication import Replication
 from zmqraft.client import ZmqRaftClient
 from zmqraft.errors import RequestTimeoutError
@@ -70,9 +74,11 @@ class FakeClient:
         return self.pending[-1]
 
 
-def replication_of(client: Any, count: int, told: list[int]) -> Replication:
+def replication_of(client: Any, count: int, told: list[int], interruption: Interruption | None = None) -> Replication:
     lines = [b"%d\n" % number for number in range(count)]
-    return Replication(cast(ZmqRaftClient, client), lines, lambda done, total: told.append(done))
+    return Replication(
+        cast(ZmqRaftClient, client), lines, lambda done, total: told.append(done), interruption or Interruption()
+    )
 
 
 @pytest.mark.parametrize(("count", "in_flight"), [(2, 1), (80, 10), (10_000, 256)])
@@ -108,3 +114,24 @@ def test_the_pause_is_the_longest_after_the_last_commit_before_the_loss(monkeypa
     assert replication.pause_s(since=11.2) == 1.5
     assert replication.pause_s(since=10.0) == 10.0
     assert replication.pause_s(since=99.0) == 0.0
+
+
+def test_an_interruption_ends_a_wait_that_would_last() -> None:
+    with Interruption() as interruption:
+        interruption.check()
+        assert interruption.wait_for(lambda wait_s: True, deadline_s=0.0)
+        assert not interruption.wait_for(lambda wait_s: False, deadline_s=0.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(click.Abort):
+            interruption.wait_for(lambda wait_s: False, deadline_s=1e9)
+        with pytest.raises(click.Abort):
+            interruption.sleep(1e9)
+        with pytest.raises(click.Abort):
+            replication_of(StuckClient(), 3, [], interruption).send_until(1)
+
+
+class StuckClient(FakeClient):
+    """Nothing that it sends is ever committed."""
+
+    def submit_update(self, data: bytes, *, deadline_s: float) -> Future[int]:
+        return Future()

@@ -22,14 +22,16 @@ class InFlightLimit:
         self._count = 0
         self._size = 0
         self._closed = False
-        self._changed = threading.Condition(threading.Lock())
+        # Taken by itself: KeyboardInterrupt cannot come between taking it and the block, as it can with the condition.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
 
     def acquire(self, size: int, deadline: float, *, wait: bool = True) -> None:
         """Let in an item of ``size`` bytes, as soon as there is room; with ``wait`` False, at once.
 
         Raises RequestTimeoutError when there is none before ``deadline`` (time.monotonic), ClosedError after `close`.
         """
-        with self._changed:
+        with self._lock:
             while not self._closed and wait and not self._has_room(size):
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
@@ -46,14 +48,14 @@ class InFlightLimit:
 
     def release(self, size: int) -> None:
         """An item has ended."""
-        with self._changed:
+        with self._lock:
             self._count -= 1
             self._size -= size
             self._changed.notify()
 
     def close(self) -> None:
         """Wake up everybody who waits."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._changed.notify_all()
 

@@ -6,6 +6,7 @@ through `IoThread.call`, and get results through futures and queues.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import socket
@@ -127,21 +128,25 @@ class IoThread:
             if self._closing or self._ended:
                 raise ClosedError("the client is closed")
             self._commands.append(command)
-            if self._awake:
-                return
-            self._awake = True
-            self._wake_out.send(b"\0")
+            if not self._awake:
+                self._wake()
 
     def close(self) -> None:
         """End the thread, close the sockets and fail what is under way with ClosedError. May be called twice."""
         with self._lock:
             self._closing = True
-            if not self._ended and not self._awake:
-                self._awake = True
-                self._wake_out.send(b"\0")
+            if not self._ended:
+                self._wake()
         # While the interpreter ends, threads like this one stand still for ever.
         if not self.is_current() and not sys.is_finalizing():
             self._thread.join()
+
+    def _wake(self) -> None:
+        """Let the thread's poll return; with the lock held."""
+        # In this order: KeyboardInterrupt may come in between, and a byte too many does no harm.
+        with contextlib.suppress(BlockingIOError):
+            self._wake_out.send(b"\0")
+        self._awake = True
 
     # --- in the thread ----------------------------------------------------------------------------------------------
 

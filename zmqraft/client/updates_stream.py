@@ -66,7 +66,9 @@ class _Pipeline:
         #: Updates from this position on are not started.
         self._end: float = math.inf
         self._awaited: _Update | None = None
-        self._changed = threading.Condition(threading.Lock())
+        # Taken by itself: KeyboardInterrupt cannot come between taking it and the block, as it can with the condition.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
 
     @property
     def failed(self) -> bool:
@@ -111,7 +113,7 @@ class _Pipeline:
 
     def wait(self, update: _Update, stream: UpdatesStream) -> None:
         """Until the update has an outcome, or the stream is closed."""
-        with self._changed:
+        with self._lock:
             self._awaited = update
             while update.outcome is None and not stream.closed:
                 self._changed.wait()
@@ -119,7 +121,7 @@ class _Pipeline:
 
     def wake(self) -> None:
         """Let the consumer look again. In any thread."""
-        with self._changed:
+        with self._lock:
             self._changed.notify_all()
 
 

@@ -1,6 +1,7 @@
 """Three peers of the demo, each a process of its own (``zmqraft run``), with their data in one directory.
 
-Knows nothing of what is replicated. The rule: no process outlives the cluster, however the demo ends.
+Knows nothing of what is replicated. The rule: no process outlives the cluster, however the demo ends. Waiting for one
+ends with click.Abort when the demo is to end.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import TracebackType
 
+from zmqraft.cli.demo.interruption import Interruption
 from zmqraft.errors import ZmqRaftError
 
 __all__ = ["Cluster", "DemoError"]
@@ -41,8 +42,9 @@ class _PortTakenError(DemoError):
 class _Peer:
     """One ``zmqraft run`` process."""
 
-    def __init__(self, peer_id: str, config: Path) -> None:
+    def __init__(self, peer_id: str, config: Path, interruption: Interruption) -> None:
         self.id = peer_id
+        self._interruption = interruption
         self._config = config
         self._log = config.with_name(f"{peer_id}.err")
         self._process: subprocess.Popen[bytes] | None = None
@@ -65,16 +67,16 @@ class _Peer:
         process = self._process
         if process is None or process.stdout is None:
             raise DemoError(f"peer {self.id} was never started")
-        deadline = time.monotonic() + _PATIENCE_S
+        output = process.stdout.fileno()
         line = b""
         while not line.endswith(b"\n"):
-            ready, _, _ = select.select([process.stdout], [], [], max(deadline - time.monotonic(), 0))
-            if not ready:
+            if not self._interruption.wait_for(
+                lambda wait_s: bool(select.select([output], [], [], wait_s)[0]), _PATIENCE_S
+            ):
                 raise DemoError(f"peer {self.id} was not ready within {_PATIENCE_S:.0f} s{self._said()}")
-            part = os.read(process.stdout.fileno(), 4096)
+            part = os.read(output, 4096)
             if not part:
-                process.wait()
-                raise self._ended(process.returncode)
+                raise self._ended(process.wait())
             line += part
 
     def _ended(self, status: int) -> DemoError:
@@ -107,14 +109,13 @@ class _Peer:
 
     def wait_stopped(self) -> None:
         """Wait for the end of the process. Raises DemoError unless its status is 0."""
-        if self._process is None:
+        process = self._process
+        if process is None:
             return
-        try:
-            status = self._process.wait(_PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            raise DemoError(f"peer {self.id} did not close within {_PATIENCE_S:.0f} s{self._said()}") from None
-        if status != 0:
-            raise DemoError(f"peer {self.id} closed with status {status}{self._said()}")
+        if not self._interruption.wait_for(lambda wait_s: _has_ended(process, wait_s), _PATIENCE_S):
+            raise DemoError(f"peer {self.id} did not close within {_PATIENCE_S:.0f} s{self._said()}")
+        if process.returncode != 0:
+            raise DemoError(f"peer {self.id} closed with status {process.returncode}{self._said()}")
 
 
 class Cluster:
@@ -123,8 +124,9 @@ class Cluster:
     ``urls`` are theirs, ``secret`` is made for this cluster. Raises DemoError when they do not start.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, interruption: Interruption) -> None:
         self._directory = directory
+        self._interruption = interruption
         self._peers: dict[str, _Peer] = {}
         self.urls: dict[str, str] = {}
         self.secret = secrets.token_hex(8)
@@ -145,7 +147,7 @@ class Cluster:
     def _start_all(self) -> None:
         for attempt in range(_PORT_ATTEMPTS):
             config = self._configure()
-            self._peers = {peer_id: _Peer(peer_id, config) for peer_id in _IDS}
+            self._peers = {peer_id: _Peer(peer_id, config, self._interruption) for peer_id in _IDS}
             try:
                 for peer in self._peers.values():
                     peer.launch()
@@ -210,7 +212,7 @@ class Cluster:
                 return peer.wait_ready()
             except _PortTakenError:
                 # Some other process has the port for now, as the source port of a connection most likely.
-                time.sleep(_PORT_PAUSE_S)
+                self._interruption.sleep(_PORT_PAUSE_S)
                 peer.launch()
         peer.wait_ready()
 
@@ -220,6 +222,14 @@ class Cluster:
             peer.request_stop()
         for peer in self._peers.values():
             peer.wait_stopped()
+
+
+def _has_ended(process: subprocess.Popen[bytes], wait_s: float) -> bool:
+    try:
+        process.wait(wait_s)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _free_ports(count: int) -> list[int]:

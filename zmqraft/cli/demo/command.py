@@ -10,20 +10,19 @@ import dataclasses
 import io
 import json
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
 
 from zmqraft.cli.demo.cluster import Cluster, DemoError
 from zmqraft.cli.demo.comparison import difference
+from zmqraft.cli.demo.interruption import POLL_S, Interruption
 from zmqraft.cli.demo.replication import Replication, SubscriberThread
 from zmqraft.cli.demo.report import Reporter, choose_reporter
 from zmqraft.cli.output import remark
@@ -40,7 +39,6 @@ _TEXT = "logbook.txt"
 _LINES_MIN = 2
 _DEADLINE_S = 60.0
 _REQUEST_DEADLINE_S = 2.0
-_POLL_S = 0.02
 _READ_SIZE_MAX = 1024 * 1024
 
 
@@ -81,8 +79,12 @@ def demo(path: str | None, keep: bool, as_json: bool) -> None:
     if len(lines) < _LINES_MIN:
         raise DemoError(f"{path}: the leader is lost half-way, so at least {_LINES_MIN} lines are needed")
     result = _Result(len(lines), len(content))
-    with _sigterm_as_interrupt(), _directory(keep) as directory, choose_reporter(quiet=as_json) as reporter:
-        _replicate(directory, lines, result, reporter)
+    with (
+        Interruption() as interruption,
+        _directory(keep) as directory,
+        choose_reporter(quiet=as_json) as reporter,
+    ):
+        _replicate(directory, lines, result, reporter, interruption)
     if as_json:
         click.echo(json.dumps({**result.record(), **({"directory": str(directory)} if keep else {})}))
     if not result.holds:
@@ -106,28 +108,19 @@ def _directory(keep: bool) -> Iterator[Path]:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end the demo as an interrupt from the keyboard does, so that its peers are ended too."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _replicate(directory: Path, lines: Sequence[bytes], result: _Result, reporter: Reporter) -> None:
+def _replicate(
+    directory: Path, lines: Sequence[bytes], result: _Result, reporter: Reporter, interruption: Interruption
+) -> None:
     reporter.say(f"starting three peers in {directory}")
-    with Cluster(directory) as cluster:
+    with Cluster(directory, interruption) as cluster:
         urls, secret = tuple(cluster.urls.values()), cluster.secret.encode()
-        with ZmqRaftClient(urls, secret=secret) as client, SubscriberThread(urls, secret) as subscriber:
-            replication = Replication(client, lines, reporter.progress)
-            _lose_leader(cluster, client, replication, result, reporter)
-            _wait_for_logs(cluster, replication.indexes[-1])
+        with (
+            ZmqRaftClient(urls, secret=secret) as client,
+            SubscriberThread(urls, secret, interruption) as subscriber,
+        ):
+            replication = Replication(client, lines, reporter.progress, interruption)
+            _lose_leader(cluster, client, replication, result, reporter, interruption)
+            _wait_for_logs(cluster, replication.indexes[-1], interruption)
             entries = subscriber.entries_until(replication.indexes[-1])
         reporter.say("closing the peers, to read their logs back")
         cluster.stop()
@@ -138,21 +131,27 @@ def _replicate(directory: Path, lines: Sequence[bytes], result: _Result, reporte
 
 
 def _lose_leader(
-    cluster: Cluster, client: ZmqRaftClient, replication: Replication, result: _Result, reporter: Reporter
+    cluster: Cluster,
+    client: ZmqRaftClient,
+    replication: Replication,
+    result: _Result,
+    reporter: Reporter,
+    interruption: Interruption,
 ) -> None:
     """Send all lines; kill the leader half-way, and start it again when three quarters are committed."""
     total = result.lines
     half, three_quarters = total // 2, total * 3 // 4
-    reporter.say(f"{_leader(client, None)} leads; replicating {total} lines of {result.size_bytes} bytes together")
+    leader = _leader(client, None, interruption)
+    reporter.say(f"{leader} leads; replicating {total} lines of {result.size_bytes} bytes together")
     start = time.monotonic()
     replication.send_until(half)
     # Whom the client sends to; to ask would take until all that is under way is committed.
-    killed = cluster.id_of(client.leader_url) or _leader(client, None)
+    killed = cluster.id_of(client.leader_url) or _leader(client, None, interruption)
     killed_at = time.monotonic()
     cluster.kill(killed)
     result.first_leader = killed
     reporter.say(f"killed the leader, {killed}, with {half} lines committed")
-    result.second_leader = _leader(client, killed)
+    result.second_leader = _leader(client, killed, interruption)
     reporter.say(f"{result.second_leader} leads now")
     replication.send_until(max(three_quarters, half + 1))
     # Measured before the killed peer competes with the others for the processor.
@@ -166,7 +165,7 @@ def _lose_leader(
     cluster.wait_ready(killed)
 
 
-def _leader(client: ZmqRaftClient, other_than: str | None) -> str:
+def _leader(client: ZmqRaftClient, other_than: str | None, interruption: Interruption) -> str:
     """The id of the leader, once there is one, and it is not ``other_than``."""
     deadline = time.monotonic() + _DEADLINE_S
     while time.monotonic() < deadline:
@@ -174,11 +173,11 @@ def _leader(client: ZmqRaftClient, other_than: str | None) -> str:
             leader_id = client.request_config(deadline_s=_REQUEST_DEADLINE_S).leader_id
             if leader_id is not None and leader_id != other_than:
                 return leader_id
-        time.sleep(_POLL_S)
+        interruption.sleep(POLL_S)
     raise DemoError(f"there was no leader within {_DEADLINE_S:.0f} s")
 
 
-def _wait_for_logs(cluster: Cluster, index: int) -> None:
+def _wait_for_logs(cluster: Cluster, index: int, interruption: Interruption) -> None:
     """Wait until every peer has the log up to ``index``, and knows that it is committed. Raises DemoError."""
     deadline = time.monotonic() + _DEADLINE_S
     for peer_id, url in cluster.urls.items():
@@ -187,7 +186,7 @@ def _wait_for_logs(cluster: Cluster, index: int) -> None:
                 cluster.check()
                 if time.monotonic() > deadline:
                     raise DemoError(f"peer {peer_id} did not get entry {index} within {_DEADLINE_S:.0f} s")
-                time.sleep(_POLL_S)
+                interruption.sleep(POLL_S)
 
 
 def _has_committed(peer: ZmqRaftPeerClient, index: int) -> bool:

@@ -16,6 +16,7 @@ from itertools import pairwise
 from types import TracebackType
 
 from zmqraft.cli.demo.cluster import DemoError
+from zmqraft.cli.demo.interruption import POLL_S, Interruption
 from zmqraft.client import ZmqRaftClient, ZmqRaftSubscriber
 from zmqraft.errors import ZmqRaftError
 from zmqraft.protocol.entry import LogEntry
@@ -33,8 +34,15 @@ _DEADLINE_S = 60.0
 class Replication:
     """Sends lines to the cluster, in their order, and remembers where and when each was committed."""
 
-    def __init__(self, client: ZmqRaftClient, lines: Sequence[bytes], progress: Callable[[int, int], None]) -> None:
+    def __init__(
+        self,
+        client: ZmqRaftClient,
+        lines: Sequence[bytes],
+        progress: Callable[[int, int], None],
+        interruption: Interruption,
+    ) -> None:
         self._client = client
+        self._interruption = interruption
         self._lines = lines
         self._progress = progress
         self._in_flight = max(min(_IN_FLIGHT_MAX, len(lines) // _IN_FLIGHT_PART), 1)
@@ -48,7 +56,7 @@ class Replication:
     def send_until(self, count: int) -> None:
         """Go on until the first ``count`` lines are committed; those after them are under way, as far as allowed.
 
-        Raises DemoError when a line is not committed in time.
+        Raises DemoError when a line is not committed in time, click.Abort when the demo is to end.
         """
         while len(self.indexes) < count:
             while self._sent < len(self._lines) and len(self._under_way) < self._in_flight:
@@ -56,8 +64,11 @@ class Replication:
                 future.add_done_callback(lambda _: self._times.append(time.monotonic()))
                 self._under_way.append(future)
                 self._sent += 1
+            first = self._under_way[0]
+            while not _has_ended(first, POLL_S):  # every update has a deadline
+                self._interruption.check()
             try:
-                index = self._under_way[0].result()
+                index = first.result()
             except ZmqRaftError as error:
                 raise DemoError(f"line {len(self.indexes) + 1} was not committed: {error}") from error
             self._under_way.popleft()
@@ -71,10 +82,19 @@ class Replication:
         return max((after - before for before, after in pairwise(times)), default=0.0)
 
 
+def _has_ended(future: Future[int], wait_s: float) -> bool:
+    try:
+        future.result(wait_s)
+    except Exception:
+        return future.done()  # failed; or else only the wait has ended
+    return True
+
+
 class SubscriberThread:
     """Collects what a subscriber reads, from the start of the log, while everything else goes on."""
 
-    def __init__(self, urls: Sequence[str], secret: bytes) -> None:
+    def __init__(self, urls: Sequence[str], secret: bytes, interruption: Interruption) -> None:
+        self._interruption = interruption
         self._subscriber = ZmqRaftSubscriber(urls, secret=secret, last_index=0)
         self._thread = threading.Thread(target=self._collect, name="zmqraft-demo-subscriber", daemon=True)
         self._changed = threading.Condition()
@@ -105,13 +125,20 @@ class SubscriberThread:
                 self._changed.notify_all()
 
     def entries_until(self, index: int) -> list[LogEntry]:
-        """The entries, once the one at ``index`` is there. Raises DemoError when it does not come."""
+        """The entries, once the one at ``index`` is there.
+
+        Raises DemoError when it does not come, click.Abort when the demo is to end.
+        """
+        done = self._interruption.wait_for(lambda wait_s: self._has_ended_at(index, wait_s), _DEADLINE_S)
         with self._changed:
-            done = self._changed.wait_for(lambda: self._error or self._last_index >= index, _DEADLINE_S)
             if self._last_index < index:
                 reason = self._error if done else f"nothing after entry {self._last_index} for {_DEADLINE_S:.0f} s"
                 raise DemoError(f"the subscriber did not get entry {index}: {reason}")
             return list(self._entries)
+
+    def _has_ended_at(self, index: int, wait_s: float) -> bool:
+        with self._changed:
+            return bool(self._changed.wait_for(lambda: self._error or self._last_index >= index, wait_s))
 
     @property
     def _last_index(self) -> int:
