@@ -96,6 +96,8 @@ class VirtualCluster:
         self.client_replies: dict[bytes, list[list[bytes]]] = {}
         self.sent: list[tuple[str, str, list[bytes]]] = []
         self._identities: dict[tuple[str, str], int] = {}
+        # When a link was last sent something.
+        self._last_sent: dict[tuple[str, str], float] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = itertools.count()
 
@@ -231,6 +233,9 @@ class VirtualCluster:
             if action.message is None:
                 self._identities[pair] = self._identities.get(pair, 0) + 1
                 continue
+            if self._last_sent.get(pair) == self.now and not action.keep:
+                continue  # as ZMQ_SNDHWM 1 has it: the message before it has not left yet
+            self._last_sent[pair] = self.now
             frames, entries = action.message
             message = frames + (entries.frames() if entries is not None else [])
             self.sent.append((*pair, message))

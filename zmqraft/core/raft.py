@@ -36,10 +36,12 @@ from zmqraft.core.messages import (
     AppendReply,
     AppendToLog,
     CheckpointToLog,
+    CommitNotice,
     Entries,
     LogEffect,
     RequestVote,
     SendAppend,
+    SendCommitNotice,
     SendSnapshot,
     SendVoteRequest,
     ToPeer,
@@ -115,6 +117,8 @@ class Raft:
         self._random = random
         self._prevent_spiral_elections = prevent_spiral_elections
         self._effects: list[LogEffect] = []
+        # The log is the current leader's up to here, as far as it has shown: never beyond the last entry.
+        self._verified_index = 0
         self._leader_heard_at = -math.inf
         # A leader need not look for its majority before this time.
         self._quorum_until = now
@@ -168,6 +172,7 @@ class Raft:
         if term > self.current_term:
             self.current_term = term
             self.voted_for = None
+            self._verified_index = 0
         if self.role in (Role.LEADER, Role.CANDIDATE):
             self._restart_election_timer(now)
         self.role = Role.FOLLOWER if self.id in self.configuration else Role.CLIENT
@@ -181,6 +186,7 @@ class Raft:
         self.role = Role.CANDIDATE
         self.current_term += 1
         self.voted_for = self.id
+        self._verified_index = 0
         self.leader_id = None
         self.progress = {}
         self._votes = {self.id}
@@ -330,8 +336,20 @@ class Raft:
             # All of it is below the snapshot, thus committed and the same.
             return AppendReply(self.current_term, True)
         self._append_missing(request, now)
-        self._commit_to(min(request.commit_index, request.prev_index + len(request.entries)))
+        verified = request.prev_index + len(request.entries)
+        self._verified_index = max(self._verified_index, verified)
+        self._commit_to(min(request.commit_index, verified))
         return AppendReply(self.current_term, True)
+
+    def step_commit_notice(self, notice: CommitNotice, now: float) -> None:
+        """The leader's commit index by itself. It counts for what the leader's appends of this term have shown to be
+        its log; from anybody else, or of another term, it is ignored.
+
+        Raises InvariantError when the message proves that there are two leaders in a term: the host must stop.
+        """
+        if notice.leader_id in self.configuration and notice.leader_id != self.id and notice.term == self.current_term:
+            self._follow(notice.term, notice.leader_id, now)
+            self._commit_to(min(notice.commit_index, self._verified_index))
 
     def _follow(self, term: int, leader_id: str, now: float) -> None:
         if term == self.current_term:
@@ -384,6 +402,7 @@ class Raft:
     def _truncate(self, index: int) -> None:
         self.log.truncate_after(index)
         self.synced_index = min(self.synced_index, index)
+        self._verified_index = min(self._verified_index, index)
         self._effects.append(TruncateLog(index))
         if self.configurations.truncate_after(index):
             self._configuration_changed(None)
@@ -410,10 +429,11 @@ class Raft:
         if self.configurations.append(configurations):
             self._configuration_changed(now)
 
-    def message_to(self, peer_id: str, now: float) -> ToPeer | None:
+    def message_to(self, peer_id: str, now: float, *, takes_notices: bool = False) -> ToPeer | None:
         """What this peer should be sent now, if anything. The host calls it when nothing is under way to that peer.
 
-        A vote request counts as sent at once, an append when the host has called `append_sent`.
+        A vote request and a notice count as sent at once, an append when the host has called `append_sent`. Notices
+        are for peers that understand them.
         """
         if self.role is Role.CANDIDATE:
             if peer_id in self.configuration and peer_id != self.id and self._ask_at.get(peer_id, now) <= now:
@@ -423,9 +443,11 @@ class Raft:
         progress = self.progress.get(peer_id)
         if progress is None or progress.pending is not None:
             return None
-        has_news = progress.next <= self.log.last_index or progress.commit_told < self.commit_index
-        if not has_news and now < progress.heartbeat_at:
-            return None
+        if progress.next > self.log.last_index and now < progress.heartbeat_at:
+            if takes_notices and (commit_index := progress.maybe_tell_commit(self.commit_index)) is not None:
+                return SendCommitNotice(CommitNotice(self.id, self.current_term, commit_index))
+            if progress.commit_told >= self.commit_index or takes_notices:
+                return None
         prev_term = self.log.term_at(progress.next - 1)
         if prev_term is None:
             progress.heartbeat_at = now + self._timing.heartbeat

@@ -31,8 +31,10 @@ from zmqraft.core.configuration import ClusterConfiguration
 from zmqraft.core.messages import (
     AppendReply,
     CheckpointToLog,
+    CommitNotice,
     RequestVote,
     SendAppend,
+    SendCommitNotice,
     SendVoteRequest,
     TruncateLog,
     VoteReply,
@@ -55,6 +57,8 @@ logger = logging.getLogger(__name__)
 _FORGET_INTERVAL = 1.0
 #: The id of the question for capabilities: longer than those of the requests that a link keeps.
 _CAPABILITIES_ID = b"\xff\xff\xff\xff"
+#: The message id of a notice, which is not answered.
+_NOTICE_ID = b"\0"
 #: A peer that does not say that it is ours is asked again after this many seconds, then twice as many, and so on.
 _CAPABILITIES_RETRY = 0.2
 _CAPABILITIES_RETRY_MAX = 60.0
@@ -66,10 +70,15 @@ MessageHandler = Callable[[tuple[bytes, bytes], bytes, Sequence[bytes]], None]
 
 @dataclass(frozen=True, slots=True)
 class LinkAction:
-    """Send a message to a peer; or, when it is None, drop what is queued for it: disconnect and connect anew."""
+    """Send a message to a peer; or, when it is None, drop what is queued for it: disconnect and connect anew.
+
+    While the message before it has not left, a message waits when ``keep`` is set, in the place of any that waits
+    already, and is dropped when it is not: it is a repetition, or something that is made up for later.
+    """
 
     peer_id: str
     message: Message | None
+    keep: bool = False
 
 
 class Engine:
@@ -241,7 +250,7 @@ class Engine:
         actions = [LinkAction(peer_id, None) for peer_id in self._resets]
         self._resets = []
         if self.raft.is_leader:
-            self._send_to_peers(actions, now)
+            self._ask_capabilities(actions, self._send_to_peers(actions, now), now)
         return actions
 
     def finish_turn(self, now: float) -> list[LinkAction]:
@@ -344,34 +353,52 @@ class Engine:
 
     # --- sending to peers -------------------------------------------------------------------------------------------
 
-    def _send_to_peers(self, actions: list[LinkAction], now: float) -> None:
+    def _send_to_peers(self, actions: list[LinkAction], now: float) -> list[str]:
+        """Add what peers are to be sent now. Returns those to which nothing goes."""
+        silent = []
         for peer_id, link in self._links.items():
             if link.is_free:
-                message = self._request_to(peer_id, link, now)
+                action = self._message_to(peer_id, link, now)
             elif (message := link.maybe_resend(now)) is not None:
                 # Whoever answers next may be another program under the same id.
                 self._append_sizes.pop(peer_id, None)
-            if message is not None:
-                actions.append(LinkAction(peer_id, message))
-                if self.raft.is_leader and peer_id not in self._append_sizes:
-                    self._ask_capabilities(actions, peer_id, now)
+                action = LinkAction(peer_id, message)
+            else:
+                action = None
+            if action is not None:
+                actions.append(action)
+            else:
+                silent.append(peer_id)
+        return silent
 
-    def _ask_capabilities(self, actions: list[LinkAction], peer_id: str, now: float) -> None:
-        """Ask, behind a request, whether the peer is one of ours. It need not answer, and the question may get lost."""
-        ask_at, delay = self._ask_at.get(peer_id, (now, _CAPABILITIES_RETRY))
-        if now >= ask_at:
-            self._ask_at[peer_id] = (now + delay, min(2 * delay, _CAPABILITIES_RETRY_MAX))
-            question = Protocols.CAPABILITIES.encode_request(constants.CAPABILITIES, self.settings.secret)
-            actions.append(LinkAction(peer_id, ([_CAPABILITIES_ID, *question], None)))
+    def _ask_capabilities(self, actions: list[LinkAction], peer_ids: list[str], now: float) -> None:
+        """Ask whether these peers are ours, where that is not known. They need not answer.
 
-    def _request_to(self, peer_id: str, link: PeerLink, now: float) -> Message | None:
-        message = self.raft.message_to(peer_id, now)
+        Only peers to which nothing else has been sent in this turn: behind something that has not left yet, the
+        question would be dropped.
+        """
+        for peer_id in peer_ids:
+            if peer_id in self._append_sizes:
+                continue
+            ask_at, delay = self._ask_at.get(peer_id, (now, _CAPABILITIES_RETRY))
+            if now >= ask_at:
+                self._ask_at[peer_id] = (now + delay, min(2 * delay, _CAPABILITIES_RETRY_MAX))
+                question = Protocols.CAPABILITIES.encode_request(constants.CAPABILITIES, self.settings.secret)
+                actions.append(LinkAction(peer_id, ([_CAPABILITIES_ID, *question], None)))
+
+    def _message_to(self, peer_id: str, link: PeerLink, now: float) -> LinkAction | None:
+        append_size_max = self._append_sizes.get(peer_id)
+        message = self.raft.message_to(peer_id, now, takes_notices=append_size_max is not None)
         if isinstance(message, SendVoteRequest):
-            return link.request(self._encode_vote_request(message.request), None, self._votes_resend, now)
+            frames = self._encode_vote_request(message.request)
+            return LinkAction(peer_id, link.request(frames, None, self._votes_resend, now), keep=True)
         if isinstance(message, SendAppend):
-            batch = self._read_entries(message, self._append_sizes.get(peer_id, self.settings.peer_msg_data_size))
+            batch = self._read_entries(message, append_size_max or self.settings.peer_msg_data_size)
             self.raft.append_sent(peer_id, message, batch.last_index)
-            return link.request(self._encode_append(message), batch, self._appends_resend[len(batch) > 0], now)
+            frames, resend_after = self._encode_append(message), self._appends_resend[len(batch) > 0]
+            return LinkAction(peer_id, link.request(frames, batch, resend_after, now), keep=True)
+        if isinstance(message, SendCommitNotice):
+            return LinkAction(peer_id, ([_NOTICE_ID, *self._encode_notice(message.notice)], None))
         return None
 
     def _read_entries(self, message: SendAppend, size_max: int) -> EntryBatch:
@@ -390,6 +417,11 @@ class Engine:
             request.term,
             request.last_index,
             request.last_term,
+        )
+
+    def _encode_notice(self, notice: CommitNotice) -> list[bytes]:
+        return Protocols.COMMIT_NOTICE.encode_request(
+            constants.COMMIT_NOTICE, self.settings.secret, notice.leader_id, notice.term, notice.commit_index
         )
 
     def _encode_append(self, message: SendAppend) -> list[bytes]:

@@ -337,6 +337,9 @@ class ZmqRaft(ReadyEmitter):
             for _ in range(len(self._calls)):
                 self._calls.popleft()()
         for peer_id, link in self._links.items():
+            if link.has_kept and link.socket in readable:
+                if link.flush():
+                    self._watch(link)
             if link.socket in readable:
                 for frames in link.receive():
                     engine.receive_reply(peer_id, frames, time.monotonic())
@@ -351,11 +354,18 @@ class ZmqRaft(ReadyEmitter):
             if link is None:
                 continue
             if action.message is not None:
-                link.send(*action.message)
+                kept_before = link.has_kept
+                link.send(*action.message, keep=action.keep)
+                if link.has_kept != kept_before:
+                    self._watch(link)
             else:
                 self._poller.unregister(link.socket)
                 link.reset()
                 self._poller.register(link.socket, zmq.POLLIN)
+
+    def _watch(self, link: ZmqRpcSocket) -> None:
+        """Poll a link for room as long as it keeps a message."""
+        self._poller.modify(link.socket, zmq.POLLIN | zmq.POLLOUT if link.has_kept else zmq.POLLIN)
 
     def _apply(self, applier: Applier) -> None:
         engine = self.engine
