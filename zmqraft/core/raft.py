@@ -8,7 +8,8 @@ The host's duties, in this order, after any number of inputs (`step_*`, `propose
 
 1. Store `current_term` and `voted_for`, durably, if they changed.
 2. Apply `take_log_effects` to the log, in order.
-3. A leader may now send what `message_to` gives for it (its term is durable): its entries travel while it writes them.
+3. A leader may send what `message_to` gives for it once its term is durable, also before 2: its entries travel while it
+   writes them.
 4. Sync the log, then call `log_synced`.
 5. Only now may replies leave, and vote requests: each states a term, a vote or a match that must be durable.
 6. Apply entries up to `commit_index` to the state machine.
@@ -461,6 +462,11 @@ class Raft:
             count_max=1 if progress.state is ProgressState.PROBE else None,
         )
 
+    def has_entries_for(self, peer_id: str) -> bool:
+        """Whether a leader has entries that this peer was not sent."""
+        progress = self.progress.get(peer_id)
+        return progress is not None and progress.next <= self.log.last_index
+
     def append_sent(self, peer_id: str, message: SendAppend, last_index: int) -> None:
         """The host has sent the entries of ``message`` up to ``last_index`` (``prev_index`` when there were none)."""
         self.progress[peer_id].sent(message.prev_index, last_index, message.commit_index)
@@ -489,12 +495,22 @@ class Raft:
 
     # --- commitment -------------------------------------------------------------------------------------------------
 
-    def log_synced(self) -> None:
-        """The log is on disk up to its last entry, after all effects so far."""
-        if self._effects:
-            raise InvariantError("the log cannot be synced before its effects were taken")
-        self.synced_index = self.log.last_index
+    def log_synced(self, index: int | None = None) -> None:
+        """The log is on disk, up to its last entry after all effects so far; or, of a leader, up to ``index``: what was
+        its last entry when a sync began in this term."""
+        if index is None:
+            if self._effects:
+                raise InvariantError("the log cannot be synced before its effects were taken")
+            index = self.log.last_index
+        elif not self.is_leader or index > self.log.last_index:
+            raise InvariantError(f"a {self.role.value} with entries up to {self.log.last_index} has synced {index}")
+        self.synced_index = max(self.synced_index, index)
         self._maybe_commit()
+
+    def step_down(self, now: float) -> None:
+        """Stop leading, in the same term, since this peer cannot do what a leader must."""
+        if self.is_leader:
+            self.become_follower(self.current_term, None, now)
 
     def _maybe_commit(self) -> bool:
         """Advance a leader's commit index to what a majority has on disk, if that is of its own term (5.3, 5.4.2)."""
