@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.virtual_cluster import VirtualCluster
+from support.virtual_cluster import sync_in_background
 
 _VIRTUAL = ("test_elections", "test_own_messages", "test_replication", "test_updates")
 
@@ -18,5 +18,5 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def sync_s(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float | None:
     """How long syncs in the background take, in virtual seconds; None: there are none."""
     duration_s: float | None = getattr(request, "param", None)
-    monkeypatch.setattr(VirtualCluster, "sync_s", duration_s)
+    sync_in_background(monkeypatch, duration_s)
     return duration_s

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.virtual_cluster import SECRET, VirtualCluster
+from support.virtual_cluster import SECRET, VirtualCluster, sync_in_background
 from zmqraft.errors import InvariantError, StorageFailedError
 from zmqraft.protocol import EntryBatch, EntryType, LogEntry, Protocols, new_request_id
 from zmqraft.storage import FileLog, MemoryLog
@@ -19,7 +19,7 @@ WALL = 1_800_000_000.0
 @pytest.fixture
 def sync_s(monkeypatch: pytest.MonkeyPatch) -> float:
     """Longer than the links take to and fro."""
-    monkeypatch.setattr(VirtualCluster, "sync_s", 0.05)
+    sync_in_background(monkeypatch, 0.05)
     return 0.05
 
 
@@ -108,7 +108,7 @@ def test_a_leader_whose_disk_hangs_steps_down(monkeypatch: pytest.MonkeyPatch) -
     leader = cluster.leader()
     cluster.run(1.0)
     term = leader.term
-    monkeypatch.setattr(VirtualCluster, "sync_s", 3600.0)
+    sync_in_background(monkeypatch, 3600.0)
     cluster.update(leader.id, b"data")
     cluster.run(0.25)
     assert leader.role == "leader"

@@ -98,6 +98,7 @@ def is_early_accept(frames: list[bytes], reply: list[bytes]) -> bool:
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conversation]:
     with running_cluster(tmp_path_factory.mktemp("single"), 1) as (peer,), RawClient(peer.url) as client:
+        wait_for(lambda: peer.engine.last_applied == 1, "the CHECKPOINT of its term")
         yield Conversation(peer, client)
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import ClassVar
 
+import pytest
+
 from zmqraft.constants import CAPABILITIES
 from zmqraft.errors import ZmqRaftError
 from zmqraft.protocol import ABSENT, EntryBatch, EntryType, LogEntry, Protocols, encode_uint, new_request_id
@@ -26,6 +28,12 @@ WALL_START = 1_800_000_000.0
 def settings_of(peer_id: str, ids: Iterable[str], **changes: object) -> Settings:
     peers = tuple(PeerAddress(each, f"tcp://127.0.0.1:{8000 + position}") for position, each in enumerate(ids))
     return Settings(id=peer_id, peers=peers, data=DataSettings("unused"), secret=SECRET, **changes)  # type: ignore[arg-type]
+
+
+def sync_in_background(patch: pytest.MonkeyPatch, duration_s: float | None) -> None:
+    """Let every sync of a leader go on in the background for so long, in virtual seconds; None: none."""
+    patch.setattr(VirtualCluster, "sync_s", duration_s)
+    patch.setattr("zmqraft.server.engine._BACKGROUND_SIZE_MIN", 0)
 
 
 class Peer:

@@ -56,6 +56,8 @@ __all__ = ["BackgroundSync", "Engine", "LinkAction"]
 
 logger = logging.getLogger(__name__)
 
+#: A leader that has written less, in bytes, syncs at once: to hand that to a thread and back takes longer.
+_BACKGROUND_SIZE_MIN = 16 * 1024
 #: How often expired request ids are looked for.
 _FORGET_INTERVAL = 1.0
 #: The id of the question for capabilities: longer than those of the requests that a link keeps.
@@ -265,7 +267,7 @@ class Engine:
         self._after_step()
         self._store_vote()
         self._write_log()
-        self._unwritten = self._clients.take_proposals(now)
+        self._unwritten = self._clients.take_proposals(now) if self._has_way_out(now) else None
         if self._unwritten is not None:
             self.raft.propose(self._unwritten, (), now)
         actions = [LinkAction(peer_id, None) for peer_id in self._resets]
@@ -275,6 +277,10 @@ class Engine:
             self._send_to_peers(actions, now, entries_only=True)
         return actions
 
+    def _has_way_out(self, now: float) -> bool:
+        """Whether new entries could travel now. While every link is busy they are better collected, for one sync."""
+        return not self._links or any(link.is_free or now >= link.deadline for link in self._links.values())
+
     def finish_turn(self, now: float, *, in_background: bool = False) -> list[LinkAction]:
         """Write, and sync or let `take_sync` have that, for the host to do ``in_background``. Returns what peers are to
         be sent.
@@ -282,7 +288,9 @@ class Engine:
         Only what a leader appends is synced in the background, and no change of the configuration.
         """
         self._write_log()
+        size = self._unwritten.size if self._unwritten is not None else 0
         self._unwritten = None
+        in_background = in_background and (self._sync is not None or size >= _BACKGROUND_SIZE_MIN)
         if in_background and self.raft.is_leader and self.raft.configuration is self._configuration:
             self._begin_sync(now)
         else:
