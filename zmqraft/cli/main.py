@@ -65,13 +65,21 @@ def zmqraft_group() -> None:
 
 def run_command(arguments: Sequence[str] | None) -> int:
     """Run the command and return its exit status; an error is one line on standard error."""
+    stdout = sys.stdout
     try:
         status = zmqraft_group.main(arguments, prog_name="zmqraft", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except click.Abort:
         return STATUS_INTERRUPTED
     except (OutputClosed, BrokenPipeError):
+        _discard_output()
+        return STATUS_OUTPUT_CLOSED
+    except SystemExit:
+        # Click itself ends the process on a broken pipe, behind a wrapper of standard output that hides the next error.
+        if sys.stdout is stdout:
+            raise
         _discard_output()
         return STATUS_OUTPUT_CLOSED
     except click.UsageError as error:
@@ -88,12 +96,15 @@ def run_command(arguments: Sequence[str] | None) -> int:
 
 
 def _fail(message: str, status: int, command: str = "zmqraft") -> int:
-    print(f"{command}: {' '.join(message.split())}", file=sys.stderr)
+    # Not print, which turns to standard output when there is no standard error.
+    click.echo(f"{command}: {' '.join(message.split())}", err=True)
     return status
 
 
 def _discard_output() -> None:
     """Nobody reads on: let what is still buffered go nowhere, instead of failing again when the process ends."""
+    if sys.stdout is None:
+        return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
