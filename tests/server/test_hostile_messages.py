@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 from pathlib import Path
 
 import pytest
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from support.command import free_ports, running_peer, write_config
+from support.command import PATIENCE_S, free_ports, running_peer, write_config
 from support.hostile import hostile_messages
 from support.local_cluster import SECRET, RawClient, wait_for
 from support.virtual_cluster import SECRET as VIRTUAL_SECRET
 from support.virtual_cluster import VirtualCluster
-from zmqraft.client import ZmqRaftClient
+from zmqraft.client import ZmqRaftClient, ZmqRaftSubscriber
 from zmqraft.protocol import new_request_id
 
 COUNT = 10_000
@@ -104,3 +105,36 @@ def test_a_frame_above_the_limit_is_refused(tmp_path: Path) -> None:
         assert resident_kib(process.pid) - before < HUGE_FRAME_SIZE // 1024 // 4
         assert process.poll() is None
         assert client.request_update(new_request_id(), b"after") == 3
+
+
+def hostile_subscriber(port: int) -> socket.socket:
+    """A SUB socket as far as its handshake goes (ZMTP 3.0). One of libzmq itself could not bear what it is to send."""
+    subscriber = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
+    subscriber.sendall(b"\xff" + bytes(8) + b"\x7f\3\0NULL".ljust(55, b"\0"))
+    ready = b"\5READY\x0bSocket-Type\0\0\0\3SUB"
+    subscriber.sendall(bytes([4, len(ready)]) + ready)
+    return subscriber
+
+
+def test_a_subscription_above_the_limit_is_refused(tmp_path: Path) -> None:
+    """A subscription costs its publisher about a hundred times its size; one that matches is at most the secret."""
+    port, pub_port = free_ports(2)
+    url = f"tcp://127.0.0.1:{port}"
+    peers = [{"id": "1", "url": url, "pub": f"tcp://127.0.0.1:{pub_port}"}]
+    config = write_config(tmp_path, peers, secret=SECRET.decode())
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(running_peer(config, "1"))
+        subscriber = stack.enter_context(ZmqRaftSubscriber(url, secret=SECRET, last_index=0))
+        assert subscriber.get(PATIENCE_S).index == 1
+        before = resident_kib(process.pid)
+        hostile = stack.enter_context(hostile_subscriber(pub_port))
+        size = 1024 * 1024
+        with contextlib.suppress(ConnectionError):
+            hostile.sendall(b"\2" + (1 + size).to_bytes(8, "big") + b"\1" + bytes(size))
+            while hostile.recv(65536):
+                pass
+        assert resident_kib(process.pid) - before < GROWTH_MAX_KIB
+        assert process.poll() is None
+        client = stack.enter_context(ZmqRaftClient(url, secret=SECRET))
+        client.request_update(new_request_id(), b"after")
+        assert subscriber.get(PATIENCE_S).index == 2
