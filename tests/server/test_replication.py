@@ -14,6 +14,7 @@ from zmqraft.core.messages import AppendReply, SendAppend, VoteReply
 from zmqraft.core.raft import Raft
 from zmqraft.errors import InvariantError
 from zmqraft.protocol import EntryBatch, EntryType, LogEntry, Protocols, encode_json, encode_uint, new_request_id
+from zmqraft.storage import MemoryLog, MemoryPersistence
 
 FIGURE_7_LEADER = (1, 1, 1, 4, 4, 5, 5, 6, 6, 6)
 #: The followers of figure 7: (a) and (b) miss entries, (c) and (d) have some more, (e) and (f) both.
@@ -535,6 +536,28 @@ class TestLinks:
         engine.receive([b"p", b"\1", *append(99, 0, 0, 0)], cluster.now, cluster.wall)
         resets = [action.peer_id for action in engine.begin_turn(cluster.now, cluster.wall) if action.message is None]
         assert sorted(resets) == ["2", "3"]
+
+
+def test_a_follower_that_has_lost_its_data_is_not_asked_in_a_loop(caplog: pytest.LogCaptureFixture) -> None:
+    """FAULTS 28: it cannot be repaired in the leader's term. Said once, and only heartbeats go to it."""
+    cluster = VirtualCluster(3)
+    cluster.start()
+    leader = cluster.leader()
+    cluster.commit(b"before")
+    wiped, other = (peer for peer in cluster.peers.values() if peer is not leader)
+    cluster.crash(wiped.id)
+    wiped.log, wiped.persistence = MemoryLog(), MemoryPersistence()
+    cluster.start(wiped.id)
+    cluster.run(1.0)
+    cluster.commit(b"after")
+    del cluster.sent[:]
+    cluster.run(1.0)
+    assert len([message for source, target, message in cluster.sent if target == wiped.id]) <= 2 * 1.0 / 0.07
+    said = [record.getMessage() for record in caplog.records if "it has lost its data" in record.getMessage()]
+    assert len(said) == 1
+    assert f"peer '{wiped.id}' denies entries up to" in said[0]
+    assert (wiped.entries(), cluster.leader()) == ([], leader)
+    assert leader.entries() == other.entries()
 
 
 @pytest.mark.parametrize("seed", range(30))
