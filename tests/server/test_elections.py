@@ -315,3 +315,20 @@ def test_a_term_below_the_logs_is_raised_and_its_vote_forgotten() -> None:
     raft = cluster.peers["1"].running.raft
     assert (raft.current_term, raft.voted_for) == (4, None)
     assert (cluster.peers["1"].persistence.current_term, cluster.peers["1"].persistence.voted_for) == (4, None)
+
+
+@pytest.mark.parametrize("term", [2**52, 2**53 - 1])
+def test_one_message_does_not_use_up_the_terms(term: int) -> None:
+    """A term from which there is no next one would stop every peer, after each restart again."""
+    cluster = VirtualCluster(3)
+    cluster.start()
+    for _ in range(3):
+        leader = cluster.leader()
+        cluster.crash(leader.id)
+        cluster.run(0.25)
+        follower = next(peer_id for peer_id in cluster.ids if peer_id != leader.id)
+        cluster.request(follower, b"\1", vote_request(leader.id, term))
+        cluster.run(0.01)
+        cluster.start(leader.id)
+        cluster.commit(b"still here")
+    assert [peer.failure for peer in cluster.peers.values()] == [None] * 3

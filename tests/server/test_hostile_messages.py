@@ -6,13 +6,14 @@ import contextlib
 import logging
 import socket
 from pathlib import Path
+from random import Random
 
 import pytest
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from support.command import PATIENCE_S, free_ports, running_peer, write_config
-from support.hostile import hostile_messages
+from support.hostile import hostile_frame, hostile_messages
 from support.local_cluster import SECRET, RawClient, wait_for
 from support.virtual_cluster import SECRET as VIRTUAL_SECRET
 from support.virtual_cluster import VirtualCluster
@@ -46,6 +47,30 @@ def test_an_engine_takes_anything(seed: int, role: str, caplog: pytest.LogCaptur
     assert sum(peer.running.dropped.values()) > COUNT // 10
     assert {"malformed message", "wrong secret"} <= set(peer.running.dropped)
     cluster.commit(b"still here")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_replies_of_a_peer_can_be_anything(seed: int) -> None:
+    """One of three peers answers with nonsense under the right ids. The others go on, and in the end it does too."""
+    cluster = VirtualCluster(3, seed)
+    cluster.start()
+    liar = next(peer_id for peer_id in cluster.ids if peer_id != cluster.leader().id)
+    random = Random(seed)
+
+    def lie(source: str, frames: list[bytes]) -> list[bytes]:
+        if source != liar:
+            return frames
+        return [frames[0], *(hostile_frame(random) for _ in range(random.choice((0, 1, 2, 2, 3, 4, 20))))]
+
+    cluster.change_reply = lie
+    for number in range(200):
+        if cluster.leaders:
+            cluster.update(cluster.leaders[0].id, b"%d" % number)
+        cluster.run(0.05)
+    cluster.change_reply = None
+    cluster.commit(b"still here")
+    assert [peer.failure for peer in cluster.peers.values()] == [None] * 3
+    assert sum(peer.running.dropped["malformed reply"] for peer in cluster.peers.values()) > 50
 
 
 def resident_kib(pid: int) -> int:

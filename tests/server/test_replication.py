@@ -456,10 +456,22 @@ class TestFollower:
             append(1, 1, 1, 0, entry(2, 2)),
             append(3, 1, 1, 0, entry(2, 3), entry(3, 2)),
             append(3, 2**53 - 1, 1, 0, entry(2, 3)),
+            append(2**52 + 1, 1, 1, 0),
+            Protocols.REQUEST_VOTE.encode_request(b"?", SECRET, "2", 2**53 - 1, 1, 1),
             append(1, 1, 1, 0, leader="4"),
             append(1, 1, 1, 0, leader="1"),
         ],
-        ids=["previous term", "index 0", "entry term", "terms go back", "index", "unknown", "itself"],
+        ids=[
+            "previous term",
+            "index 0",
+            "entry term",
+            "terms go back",
+            "index",
+            "term",
+            "vote term",
+            "unknown",
+            "itself",
+        ],
     )
     def test_an_impossible_message_is_dropped(self, frames: list[bytes]) -> None:
         follower = Follower(1)
