@@ -18,6 +18,7 @@ import contextlib
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import PurePath
 from typing import Final
 
@@ -42,7 +43,8 @@ _OPEN_FILES_MAX: Final = 64
 
 
 class FileLog(FailStop, LogBase):
-    """The log that ships. `FileLog.open` makes one. Not for use from several threads at once, but for `prepare`."""
+    """The log that ships. `FileLog.open` makes one. Not for use from several threads at once, but for `prepare`
+    and what `begin_sync` returns."""
 
     def __init__(
         self,
@@ -67,6 +69,8 @@ class FileLog(FailStop, LogBase):
         self._last_index = contents.last_index
         # Whether the newest file has writes that are not synced. The others never have.
         self._dirty = False
+        # Held while a sync that `begin_sync` gave out has not returned.
+        self._syncing = threading.Lock()
         self._tail = tail
         # Open files other than the newest, the one used last at the end.
         self._recent: OrderedDict[int, IndexFile] = OrderedDict()
@@ -240,6 +244,7 @@ class FileLog(FailStop, LogBase):
 
     def _start_file(self, first_index: int) -> None:
         """Make the newest file durable, then the next one."""
+        self._wait_for_sync()
         self._sync_newest()
         full = self._files[-1]
         with self._spare_lock:
@@ -282,6 +287,7 @@ class FileLog(FailStop, LogBase):
         self.check_writable()
         if index >= self._last_index:
             return
+        self._wait_for_sync()
         with self.writing(f"truncate after entry {index}"):
             self._cut_files(index)
             self._contents.terms.truncate_after(index)
@@ -306,8 +312,32 @@ class FileLog(FailStop, LogBase):
         self._directory.remove_files([file.path for file in reversed(emptied)])
         self._recent.pop(files[-1].first_index, None)
 
-    def sync(self) -> None:
+    def begin_sync(self) -> Callable[[], None] | None:
         self.check_writable()
+        if not self._dirty:
+            return None
+        if not self._syncing.acquire(blocking=False):
+            raise RuntimeError("a sync that was given out has not returned")
+        # What is appended from here on is for the next one.
+        self._dirty = False
+        file = self._files[-1]
+
+        def sync() -> None:
+            try:
+                with self.writing("sync"):
+                    file.sync()
+            finally:
+                self._syncing.release()
+
+        return sync
+
+    def _wait_for_sync(self) -> None:
+        """Wait for a sync that was given out. Raises StorageFailedError when it has failed."""
+        with self._syncing:
+            self.check_writable()
+
+    def sync(self) -> None:
+        self._wait_for_sync()
         if self._dirty:
             with self.writing("sync"):
                 self._sync_newest()
@@ -321,7 +351,7 @@ class FileLog(FailStop, LogBase):
         if self._closed:
             return
         self._closed = True
-        with self._spare_lock:
+        with self._syncing, self._spare_lock:
             if self._spare is not None:
                 self._close_spare()
                 # It does no harm where it is.
