@@ -372,12 +372,13 @@ class ZmqRaft(ReadyEmitter):
             link = self._links.get(action.peer_id)
             if link is None:
                 continue
-            if action.message is not None:
+            if action.message is not None and not link.is_stuck:
                 kept_before = link.has_kept
                 link.send(*action.message, keep=action.keep)
                 if link.has_kept != kept_before:
                     self._watch(link)
             else:
+                # What cannot leave is repeated.
                 self._poller.unregister(link.socket)
                 link.reset()
                 self._poller.register(link.socket, zmq.POLLIN)
