@@ -209,6 +209,7 @@ def test_a_new_leader_appends_a_checkpoint_that_commits_what_was_there() -> None
 
 
 def test_entries_reach_everybody_in_order() -> None:
+    """Section 5.3: every log is the leader's, and committed entries are applied in its order."""
     cluster = VirtualCluster(3)
     cluster.start()
     leader = cluster.leader()
@@ -280,6 +281,7 @@ def test_after_a_silence_a_peer_counts_as_foreign_until_it_says_otherwise() -> N
 
 
 def test_the_leader_sends_one_entry_at_a_time_while_the_match_is_not_known() -> None:
+    """Section 5.3: nextIndex starts behind the log and goes back; SPEC section 2, "Between peers"."""
     cluster = VirtualCluster(3)
     cluster.start()
     leader = cluster.leader()
@@ -323,11 +325,13 @@ class TestFollower:
     """Figure 2, AppendEntries, receiver implementation, message by message."""
 
     def test_refuses_a_stale_term_and_says_its_own(self) -> None:
+        """AppendEntries 1 (section 5.1)."""
         follower = Follower(1, 2, term=5)
         assert follower.send(append(4, 2, 2, 2)) == (5, False, None, None)
         assert follower.commit_index == 0
 
     def test_says_where_its_log_ends_when_it_is_shorter(self) -> None:
+        """AppendEntries 2 (section 5.3); SPEC section 2, "Between peers"."""
         follower = Follower(1, 1)
         assert follower.send(append(2, 7, 2, 0, entry(8, 2))) == (2, False, 3, None)
         assert follower.peer.terms() == [1, 1]
@@ -357,6 +361,7 @@ class TestFollower:
         assert follower.commit_index == 1
 
     def test_the_commit_index_never_goes_back(self) -> None:
+        """AppendEntries 5 (section 5.3); "increases monotonically" in the state of figure 2."""
         follower = Follower(1, 1, 1)
         follower.send(append(2, 3, 1, 3))
         follower.send(append(2, 3, 1, 1))
@@ -372,6 +377,7 @@ class TestFollower:
         assert [each.data for each in follower.peer.entries()][-1] == b"new"
 
     def test_a_conflict_with_what_is_committed_stops_the_peer(self) -> None:
+        """Section 5.4.3, state machine safety: it cannot happen, so going on could only lose entries."""
         follower = Follower(1, 1, 1)
         follower.send(append(1, 3, 1, 3))
         assert follower.send(append(2, 1, 1, 3, entry(2, 2))) is None
@@ -487,6 +493,57 @@ class TestFollower:
         assert follower.commit_index == 0
 
 
+class TestLeader:
+    """Figure 2, rules for leaders, towards replies that are late, repeated, or out of order."""
+
+    def test_a_reply_counts_once(self) -> None:
+        """Section 5.3; FAULTS 11, 13 and 16: match indexes never go back, whatever comes again, in whatever order."""
+        cluster = VirtualCluster(3)
+        replies: list[tuple[str, list[bytes]]] = []
+
+        def remember(source: str, frames: list[bytes]) -> list[bytes]:
+            replies.append((source, frames))
+            return frames
+
+        cluster.peers["2"].set_log(1, 1, 1, 2, 2)
+        cluster.peers["3"].set_log(1, 1)
+        cluster.change_reply = remember
+        cluster.start()
+        leader = cluster.leader()
+        cluster.commit(b"x")
+        cluster.run(0.5)
+        assert any(frames[2:3] == [b""] for source, frames in replies if source != leader.id), "nothing was refused"
+
+        def progress() -> dict[str, tuple[int, int]]:
+            return {each: (of.match, of.next) for each, of in leader.running.raft.progress.items()}
+
+        before, term = progress(), leader.term
+        dropped = leader.running.dropped["late reply"]
+        again = [(source, frames) for source, frames in replies if source != leader.id and len(frames[0]) <= 3]
+        for source, frames in [*again, *reversed(again)]:
+            leader.running.receive_reply(source, frames, cluster.now)
+            assert progress() == before
+        assert leader.running.dropped["late reply"] == dropped + 2 * len(again)
+        cluster.run(0.5)
+        assert (cluster.leader(), leader.term) == (leader, term)
+
+    def test_nothing_is_known_of_followers_in_a_new_term(self) -> None:
+        """Figure 2, "reinitialized after election"; FAULTS 12: a follower's log may have been cut in between."""
+        cluster = VirtualCluster(3)
+        cluster.start()
+        leader = cluster.leader()
+        cluster.commit(b"x")
+        raft = leader.running.raft
+        assert {of.match for of in raft.progress.values()} != {0}
+        raft.become_follower(raft.current_term + 1, None, cluster.now)
+        raft.become_candidate(cluster.now)
+        for peer_id in cluster.ids:
+            if peer_id != leader.id:
+                raft.step_vote_reply(peer_id, VoteReply(raft.current_term, True), cluster.now)
+        assert raft.is_leader
+        assert {(of.match, of.next) for of in raft.progress.values()} == {(0, raft.log.last_index)}
+
+
 class TestLinks:
     """SPEC section 2, "Between peers": one request outstanding, repeated with the same id."""
 
@@ -521,6 +578,7 @@ class TestLinks:
         assert link._next_id == 2
 
     def test_an_idle_leader_sends_a_heartbeat_70_ms_after_the_last_reply(self) -> None:
+        """Section 5.2: heartbeats prevent elections."""
         cluster = VirtualCluster(2, delay=0.0)
         cluster.start()
         cluster.leader()
@@ -530,6 +588,7 @@ class TestLinks:
         assert len(cluster.sent) - before == pytest.approx(100, abs=3)
 
     def test_the_commit_index_is_told_at_once(self) -> None:
+        """Section 5.3: leaderCommit goes along with every AppendEntries."""
         cluster = VirtualCluster(3)
         cluster.start()
         leader = cluster.leader()
