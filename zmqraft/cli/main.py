@@ -13,9 +13,8 @@ from collections.abc import Sequence
 
 import click
 
-import zmqraft
 from zmqraft.cli import STATUS_INTERRUPTED, STATUS_USAGE
-from zmqraft.cli.output import OutputClosed
+from zmqraft.cli.output import OutputClosed, describe_version
 from zmqraft.errors import ConfigurationError, ZmqRaftError
 
 __all__ = ["run_command"]
@@ -48,17 +47,12 @@ class _LazyGroup(click.Group):
         return command
 
 
-def _version() -> str:
-    build = "compiled" if zmqraft.EXTENSIONS else "pure Python"
-    return f"zmqraft {zmqraft.__version__} ({build})"
-
-
 @click.command(
     cls=_LazyGroup,
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(_version(), message="%(version)s")
+@click.version_option(describe_version(), message="%(version)s")
 def zmqraft_group() -> None:
     """The Raft consensus protocol over ZeroMQ: run peers of a cluster, and talk to one."""
 

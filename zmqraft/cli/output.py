@@ -15,7 +15,9 @@ from typing import Any, BinaryIO
 
 import click
 
-__all__ = ["ENCODINGS", "Output", "OutputClosed", "encode_data", "remark"]
+import zmqraft
+
+__all__ = ["ENCODINGS", "Output", "OutputClosed", "describe_version", "encode_data", "remark"]
 
 #: How data appears in JSON.
 ENCODINGS = ("text", "base64", "hex")
@@ -81,6 +83,12 @@ def encode_data(data: bytes, encoding: str) -> dict[str, str]:
             encoding = "base64"
     shown = data.hex() if encoding == "hex" else base64.b64encode(data).decode("ascii")
     return {"data": shown, "encoding": encoding}
+
+
+def describe_version() -> str:
+    """The version, and which build it is."""
+    build = "compiled" if zmqraft.EXTENSIONS else "pure Python"
+    return f"zmqraft {zmqraft.__version__} ({build})"
 
 
 def remark(text: str) -> None:
