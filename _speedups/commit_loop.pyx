@@ -41,6 +41,8 @@ cdef enum:
     RING_SIZE_MIN = 1024
     # A wider gap between two indexes that are waited for is not bridged with empty slots.
     GAP_MAX = 65536
+    # Messages that are not taken come out of Intake.drain until they have this many bytes.
+    OTHERS_SIZE_MAX = 16 * 1024 * 1024
 
 cdef bytes _OK = b"\x01"
 cdef int64_t INTEGER_MAX = _constants.INTEGER_MAX
@@ -409,7 +411,7 @@ cdef class Intake:
     cdef uint64_t _term
     cdef int64_t _first_index
     cdef double _after_seconds, _before_seconds
-    cdef Py_ssize_t _room_count, _room_size
+    cdef Py_ssize_t _room_count, _room_size, _others_size
 
     def __init__(self, bytes secret not None, data_size_max, WaitingUpdates waiting not None, find_request):
         """``find_request`` gives the index of a request id in the log; such an update is none of a new one."""
@@ -612,8 +614,9 @@ cdef class Intake:
     def drain(self, socket, count_max):
         """Read the messages that have arrived, at most ``count_max``, and offer each. Returns those not taken.
 
-        The entries of an AppendEntries message come as a batch whose first index is 0, its other frames before it; if
-        one of them is no entry, all come as frames.
+        It ends when those not taken have 16 MiB: any number of them may wait, of any size, and from anybody. The
+        entries of an AppendEntries message come as a batch whose first index is 0, its other frames before it; if one
+        of them is no entry, all come as frames.
         """
         cdef void *handle = handle_of(socket)
         cdef zmqraft_msg_t parts[APPEND_FRAMES]
@@ -622,7 +625,8 @@ cdef class Intake:
         cdef int count, position
         cdef bint more
         cdef list others = []
-        while taken < allowed and receive_first(handle, &parts[0]):
+        self._others_size = 0
+        while taken < allowed and self._others_size < OTHERS_SIZE_MAX and receive_first(handle, &parts[0]):
             taken += 1
             count = 1
             more = msg_more(&parts[0])
@@ -662,7 +666,11 @@ cdef class Intake:
         return True
 
     cdef tuple _read_on(self, void *handle, zmqraft_msg_t *parts, int count, bint more):
-        cdef list frames = [_frame(&parts[position]) for position in range(count)]
+        cdef list frames = []
+        cdef int position
+        for position in range(count):
+            self._others_size += msg_size(&parts[position])
+            frames.append(_frame(&parts[position]))
         cdef bint is_append = more and _is_type(&parts[2], 43)  # +
         cdef BatchBuilder builder = BatchBuilder() if is_append else None
         cdef zmqraft_msg_t message
@@ -670,6 +678,7 @@ cdef class Intake:
             receive_next(handle, &message)
             try:
                 more = msg_more(&message)
+                self._others_size += msg_size(&message)
                 if builder is None:
                     frames.append(_frame(&message))
                 elif builder.add_frame(<uint8_t *> msg_data(&message), msg_size(&message)) != 0:

@@ -13,6 +13,7 @@ import pytest
 from support.command import PATIENCE_S, assert_fails_in_one_line, run_command, started_command
 from zmqraft.cli.demo.command import bundled_text
 from zmqraft.cli.demo.report import PlainReporter
+from zmqraft.cli.output import describe_version
 
 EVENTS = ["starting three peers", " leads; replicating ", "killed the leader, ", " leads now", "started ", "identical"]
 
@@ -83,7 +84,7 @@ def test_nothing_is_left_of_a_demo_that_is_interrupted(
 ) -> None:
     with started_command("demo", environment=temporary) as process:
         assert process.stdout is not None
-        assert process.stdout.readline().startswith(b"starting three peers")
+        assert process.stdout.readline().startswith(f"{describe_version()}: starting three peers in ".encode())
         assert b" leads; replicating " in process.stdout.readline()
         peers = children(process.pid)
         assert len(peers) == 3

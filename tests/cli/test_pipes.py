@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +17,13 @@ from support.command import (
     assert_fails_in_one_line,
     free_ports,
     run_command,
+    run_shell_line,
     running_peer,
     started_command,
+    started_shell_line,
     write_config,
 )
+from support.local_cluster import wait_for
 from zmqraft.protocol.request_id import new_request_id
 
 SECRET = "sésame"
@@ -210,3 +215,59 @@ def test_a_cluster_that_does_not_answer_is_one_line(arguments: list[str]) -> Non
 def test_a_wrong_secret_gets_no_answer(config: Path) -> None:
     result = run_command("update", "-c", config, "--secret", "wrong", "--timeout", "0.5", "x")
     assert_fails_in_one_line(result)
+
+
+#: A shell that starts the command with a standard stream closed, or without room on it.
+WITHOUT_STREAMS = [
+    ("update -c {config} x >&-", 1, "zmqraft: standard output is closed\n"),
+    ("update -c {config} x >/dev/full", 1, "zmqraft: standard output: No space left on device\n"),
+    ("read -c {config} >&-", 1, "zmqraft: standard output is closed\n"),
+    ("read -c {config} >/dev/full", 1, "zmqraft: standard output: No space left on device\n"),
+    ("info -c {config} >&-", 1, "zmqraft: standard output is closed\n"),
+    ("info -c {config} >/dev/full", 1, "zmqraft: standard output: No space left on device\n"),
+    ("update -c {config} <&-", 1, "zmqraft: standard input is closed; give it lines, a --file or DATA\n"),
+    ("update -c {config} -u 127.0.0.1:1 --timeout 0.1 x 2>&-", 1, ""),
+    ("update -u 127.0.0.1:1:1 x 2>&- >&2", 2, ""),
+    ("--version >&-", 0, ""),
+    ("-h >&-", 0, ""),
+]
+
+
+@pytest.mark.parametrize(("line", "status", "said"), WITHOUT_STREAMS, ids=[case[0] for case in WITHOUT_STREAMS])
+def test_a_stream_that_is_closed_or_full_is_no_traceback(config: Path, line: str, status: int, said: str) -> None:
+    updated(config, b"x" * 100_000)
+    result = run_shell_line(line.format(config=config))
+    assert (result.returncode, result.stdout, result.stderr.decode()) == (status, b"", said)
+
+
+@pytest.mark.parametrize("line", ["--help", "run --help", "demo"])
+def test_whatever_is_printed_a_reader_that_goes_away_is_status_141(line: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with started_command(*line.split(), stdout=writer) as process:
+        os.close(writer)
+        _, stderr = process.communicate(timeout=PATIENCE_S)
+        assert (process.returncode, stderr) == (141, b"")
+
+
+def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
+    """A library that complains on standard error must not write into the log."""
+    (port,) = free_ports(1)
+    path = write_config(tmp_path, [["a", f"tcp://127.0.0.1:{port}"]])
+    with started_shell_line(f"run -c {path} a <&- >&- 2>&-") as process:
+        wait_for(lambda: is_listening(port), "the peer")
+        opened = [os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+    assert opened == ["/dev/null"] * 3
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("timeout", ["inf", "1e300"])
+@pytest.mark.parametrize("arguments", [["read"], ["subscribe", "--count", "1", "--all"], ["update", "x"], ["info"]])
+def test_a_timeout_can_be_as_long_as_one_likes(config: Path, arguments: list[str], timeout: str) -> None:
+    assert checked(run_command(*arguments, "-c", config, "--timeout", timeout))

@@ -264,6 +264,25 @@ def test_everything_comes_out_of_the_sockets(loop: ModuleType, sockets: Sockets)
     ]
 
 
+def test_messages_that_are_not_taken_come_out_a_few_at_a_time(loop: ModuleType, sockets: Sockets) -> None:
+    """However many wait, of any size and from anybody: they need not all fit into memory at once."""
+    data = bytes(8 * 1024 * 1024)
+    messages = [
+        [b"\1", b"^", b"wrong", data],
+        [new_request_id(NOW), b"=", b"wrong", data],
+        [b"\2", b"mine", SECRET, *[data] * 5],
+        [b"\3", b"+", SECRET, b"2", b"\4", b"\x09", b"\3", b"\x08", encode_entry(new_request_id(NOW), 0, 4, data)],
+        [b"\4", b"^", SECRET],
+        [b"\5", b"^", SECRET, data],
+    ]
+    leader = Leader(loop)
+    leader.open()
+    for message in messages:
+        sockets.dealer.send_multipart(message)
+    drained = [[frames[1] for frames, _ in leader.intake.drain(sockets.router, 100)] for _ in range(4)]
+    assert drained == [[messages[0][0], messages[1][0]], [b"\2"], [b"\3", b"\4", b"\5"], []]
+
+
 def test_replies_go_out_in_order(loop: ModuleType, sockets: Sockets) -> None:
     sockets.dealer.send(b"hello")
     sockets.router.recv_multipart()

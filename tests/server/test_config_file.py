@@ -126,6 +126,8 @@ MISTAKES: list[tuple[str, str, str | bytes, str]] = [
     ("key a number", "x.yaml", "raft: {1: a}", "a key must be a text, not 1"),
     ("not utf-8", "x.yaml", b"raft: \xff", "not UTF-8 at byte 6"),
     ("tag", "x.yaml", "raft: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+    ("value of another tag", "x.yaml", "raft: !!timestamp x", "a value does not fit its tag"),
+    ("key of another tag", "x.yaml", "raft: {!!timestamp x : 1}", "a value does not fit its tag"),
     ("deep", "x.json", "[" * 100_000, "recursion"),
 ]
 

@@ -22,6 +22,7 @@ def vote_replies(cluster: VirtualCluster, message_id: int) -> list[tuple[int, bo
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7])
 @pytest.mark.parametrize("seed", range(5))
 def test_one_leader_is_elected_and_stays(size: int, seed: int) -> None:
+    """Section 5.2, and figure 3: at most one leader in a term, and no election while it is heard."""
     cluster = VirtualCluster(size, seed)
     cluster.start()
     leader = cluster.leader()
@@ -45,6 +46,7 @@ def test_a_peer_alone_leads_at_once_in_the_next_term_and_stores_it() -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_the_others_elect_a_leader_when_it_is_gone(seed: int) -> None:
+    """Section 5.2: a follower that hears nothing for the election timeout stands for election, in a new term."""
     cluster = VirtualCluster(3, seed)
     cluster.start()
     first = cluster.leader()
@@ -55,6 +57,7 @@ def test_the_others_elect_a_leader_when_it_is_gone(seed: int) -> None:
 
 
 def test_a_majority_is_needed() -> None:
+    """Section 5.2: a candidate leads with the votes of a majority of the whole cluster, whoever runs."""
     cluster = VirtualCluster(5)
     cluster.start("1", "2")
     cluster.run(20.0)
@@ -82,6 +85,7 @@ def test_a_vote_is_on_disk_before_it_is_told() -> None:
 
 
 def test_a_vote_that_cannot_be_stored_is_not_told() -> None:
+    """Figure 2, "updated on stable storage before responding": after a failed write nothing is promised."""
     cluster = VirtualCluster(3)
     cluster.start("1")
     cluster.run(0.0)
@@ -236,6 +240,7 @@ def test_an_isolated_peer_does_not_raise_its_term_again_and_again() -> None:
 
 
 def test_an_isolated_peer_raises_its_term_when_the_rule_is_off() -> None:
+    """Section 5.2 as it stands: without an outcome, a new election in the next term."""
     cluster = VirtualCluster(3, prevent_spiral_elections=False)
     cluster.start("1")
     cluster.run(30.0)
@@ -315,3 +320,20 @@ def test_a_term_below_the_logs_is_raised_and_its_vote_forgotten() -> None:
     raft = cluster.peers["1"].running.raft
     assert (raft.current_term, raft.voted_for) == (4, None)
     assert (cluster.peers["1"].persistence.current_term, cluster.peers["1"].persistence.voted_for) == (4, None)
+
+
+@pytest.mark.parametrize("term", [2**52, 2**53 - 1])
+def test_one_message_does_not_use_up_the_terms(term: int) -> None:
+    """A term from which there is no next one would stop every peer, after each restart again."""
+    cluster = VirtualCluster(3)
+    cluster.start()
+    for _ in range(3):
+        leader = cluster.leader()
+        cluster.crash(leader.id)
+        cluster.run(0.25)
+        follower = next(peer_id for peer_id in cluster.ids if peer_id != leader.id)
+        cluster.request(follower, b"\1", vote_request(leader.id, term))
+        cluster.run(0.01)
+        cluster.start(leader.id)
+        cluster.commit(b"still here")
+    assert [peer.failure for peer in cluster.peers.values()] == [None] * 3

@@ -8,7 +8,7 @@ import pytest
 
 from support.virtual_cluster import WALL_START, settings_of
 from zmqraft.protocol import EntryBatch, EntryType, LogEntry, Protocols, new_request_id
-from zmqraft.server.entry_streams import EntryStreams
+from zmqraft.server.entry_streams import STREAMS_PER_CONNECTION_MAX, EntryStreams
 from zmqraft.storage import MemoryLog, MemorySnapshot
 
 ROUTE = (b"client", b"\1")
@@ -197,3 +197,33 @@ class TestSnapshot:
 
     def test_just_above_the_snapshot_only_entries_come(self) -> None:
         assert self.server().request(20) == [(LAST, 22, 2)]
+
+
+def test_a_connection_has_a_few_streams_and_others_have_theirs() -> None:
+    """A client that asks under one id after the other, and never reads, must not fill the server's memory."""
+    server = Server([20_000] * 30)
+    routes = [(b"greedy", number.to_bytes(2, "big")) for number in range(1000)]
+    replies = [list(server.raw(0, None, None, route)) for route in routes]
+    assert [len(each) for each in replies] == [5] * STREAMS_PER_CONNECTION_MAX + [0] * (
+        1000 - STREAMS_PER_CONNECTION_MAX
+    )
+    assert len(server.request(0)) == 5
+
+    # Each stream that ends makes room: stopped, read to its end, expired or refused.
+    for end in ("stop", "read", "expire", "refuse"):
+        if end == "stop":
+            assert list(server.raw(0, 0, None, routes[0])) == []
+        elif end == "read":
+            for previous in range(3, 30, 3):
+                list(server.raw(previous, None, None, routes[1]))
+        elif end == "expire":
+            server.now += 5.0
+            server.streams.expire(server.now)
+        else:
+            list(server.streams.refuse_all(None))
+        assert len(list(server.raw(0, None, None, routes[100]))) == 5
+        list(server.raw(0, 0, None, routes[100]))
+    # An unknown stream that is stopped changes nothing.
+    list(server.raw(0, 0, None, routes[500]))
+    replies = [list(server.raw(0, None, None, route)) for route in routes]
+    assert sum(len(each) > 0 for each in replies) == STREAMS_PER_CONNECTION_MAX

@@ -365,3 +365,31 @@ def test_a_peer_outside_of_its_configuration_never_stands(tmp_path: Path) -> Non
             assert client.receive()[:2] == [b"\1", b""]
             assert peer.state == "client"
             assert peer.engine.raft.next_deadline(0.0) == float("inf")
+
+
+def test_a_message_on_which_the_state_machine_fails_is_dropped(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Fussy(Recorder):
+        def on_message(self, route: tuple[bytes, bytes], message_type: bytes, frames: Sequence[bytes]) -> None:
+            self.peer.send(route, [b"%d" % int(frames[0])])
+
+    with volatile_peer(settings, Fussy()) as peer, RawClient(peer.url) as client:
+        client.send(b"\1", b"number", SECRET, b"none")
+        client.send(b"\2", b"number", SECRET)
+        client.send(b"\3", b"number", SECRET, b"4")
+        assert client.receive() == [b"\3", b"4"]
+        assert peer.engine.dropped["malformed message"] == 2
+    assert peer.error is None
+    assert "the state machine failed on a message b'number'" in caplog.text
+
+
+def test_a_state_machine_can_stop_its_peer_from_a_message(settings: Settings) -> None:
+    class Broken(Recorder):
+        def on_message(self, route: tuple[bytes, bytes], message_type: bytes, frames: Sequence[bytes]) -> None:
+            raise StorageFailedError("its disk is full")
+
+    with volatile_peer(settings, Broken()) as peer, RawClient(peer.url) as client:
+        client.send(b"\1", b"number", SECRET)
+        assert peer.wait_closed(60.0)
+    assert isinstance(peer.error, StorageFailedError)

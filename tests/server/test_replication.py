@@ -14,6 +14,7 @@ from zmqraft.core.messages import AppendReply, SendAppend, VoteReply
 from zmqraft.core.raft import Raft
 from zmqraft.errors import InvariantError
 from zmqraft.protocol import EntryBatch, EntryType, LogEntry, Protocols, encode_json, encode_uint, new_request_id
+from zmqraft.storage import MemoryLog, MemoryPersistence
 
 FIGURE_7_LEADER = (1, 1, 1, 4, 4, 5, 5, 6, 6, 6)
 #: The followers of figure 7: (a) and (b) miss entries, (c) and (d) have some more, (e) and (f) both.
@@ -208,6 +209,7 @@ def test_a_new_leader_appends_a_checkpoint_that_commits_what_was_there() -> None
 
 
 def test_entries_reach_everybody_in_order() -> None:
+    """Section 5.3: every log is the leader's, and committed entries are applied in its order."""
     cluster = VirtualCluster(3)
     cluster.start()
     leader = cluster.leader()
@@ -279,6 +281,7 @@ def test_after_a_silence_a_peer_counts_as_foreign_until_it_says_otherwise() -> N
 
 
 def test_the_leader_sends_one_entry_at_a_time_while_the_match_is_not_known() -> None:
+    """Section 5.3: nextIndex starts behind the log and goes back; SPEC section 2, "Between peers"."""
     cluster = VirtualCluster(3)
     cluster.start()
     leader = cluster.leader()
@@ -322,11 +325,13 @@ class TestFollower:
     """Figure 2, AppendEntries, receiver implementation, message by message."""
 
     def test_refuses_a_stale_term_and_says_its_own(self) -> None:
+        """AppendEntries 1 (section 5.1)."""
         follower = Follower(1, 2, term=5)
         assert follower.send(append(4, 2, 2, 2)) == (5, False, None, None)
         assert follower.commit_index == 0
 
     def test_says_where_its_log_ends_when_it_is_shorter(self) -> None:
+        """AppendEntries 2 (section 5.3); SPEC section 2, "Between peers"."""
         follower = Follower(1, 1)
         assert follower.send(append(2, 7, 2, 0, entry(8, 2))) == (2, False, 3, None)
         assert follower.peer.terms() == [1, 1]
@@ -356,6 +361,7 @@ class TestFollower:
         assert follower.commit_index == 1
 
     def test_the_commit_index_never_goes_back(self) -> None:
+        """AppendEntries 5 (section 5.3); "increases monotonically" in the state of figure 2."""
         follower = Follower(1, 1, 1)
         follower.send(append(2, 3, 1, 3))
         follower.send(append(2, 3, 1, 1))
@@ -371,6 +377,7 @@ class TestFollower:
         assert [each.data for each in follower.peer.entries()][-1] == b"new"
 
     def test_a_conflict_with_what_is_committed_stops_the_peer(self) -> None:
+        """Section 5.4.3, state machine safety: it cannot happen, so going on could only lose entries."""
         follower = Follower(1, 1, 1)
         follower.send(append(1, 3, 1, 3))
         assert follower.send(append(2, 1, 1, 3, entry(2, 2))) is None
@@ -455,10 +462,22 @@ class TestFollower:
             append(1, 1, 1, 0, entry(2, 2)),
             append(3, 1, 1, 0, entry(2, 3), entry(3, 2)),
             append(3, 2**53 - 1, 1, 0, entry(2, 3)),
+            append(2**52 + 1, 1, 1, 0),
+            Protocols.REQUEST_VOTE.encode_request(b"?", SECRET, "2", 2**53 - 1, 1, 1),
             append(1, 1, 1, 0, leader="4"),
             append(1, 1, 1, 0, leader="1"),
         ],
-        ids=["previous term", "index 0", "entry term", "terms go back", "index", "unknown", "itself"],
+        ids=[
+            "previous term",
+            "index 0",
+            "entry term",
+            "terms go back",
+            "index",
+            "term",
+            "vote term",
+            "unknown",
+            "itself",
+        ],
     )
     def test_an_impossible_message_is_dropped(self, frames: list[bytes]) -> None:
         follower = Follower(1)
@@ -472,6 +491,57 @@ class TestFollower:
         follower.cluster.receive(follower.peer, [b"leader", message_id, *append(1, 1, 1, 1)])
         assert follower.peer.running.dropped["malformed message"] == 1
         assert follower.commit_index == 0
+
+
+class TestLeader:
+    """Figure 2, rules for leaders, towards replies that are late, repeated, or out of order."""
+
+    def test_a_reply_counts_once(self) -> None:
+        """Section 5.3; FAULTS 11, 13 and 16: match indexes never go back, whatever comes again, in whatever order."""
+        cluster = VirtualCluster(3)
+        replies: list[tuple[str, list[bytes]]] = []
+
+        def remember(source: str, frames: list[bytes]) -> list[bytes]:
+            replies.append((source, frames))
+            return frames
+
+        cluster.peers["2"].set_log(1, 1, 1, 2, 2)
+        cluster.peers["3"].set_log(1, 1)
+        cluster.change_reply = remember
+        cluster.start()
+        leader = cluster.leader()
+        cluster.commit(b"x")
+        cluster.run(0.5)
+        assert any(frames[2:3] == [b""] for source, frames in replies if source != leader.id), "nothing was refused"
+
+        def progress() -> dict[str, tuple[int, int]]:
+            return {each: (of.match, of.next) for each, of in leader.running.raft.progress.items()}
+
+        before, term = progress(), leader.term
+        dropped = leader.running.dropped["late reply"]
+        again = [(source, frames) for source, frames in replies if source != leader.id and len(frames[0]) <= 3]
+        for source, frames in [*again, *reversed(again)]:
+            leader.running.receive_reply(source, frames, cluster.now)
+            assert progress() == before
+        assert leader.running.dropped["late reply"] == dropped + 2 * len(again)
+        cluster.run(0.5)
+        assert (cluster.leader(), leader.term) == (leader, term)
+
+    def test_nothing_is_known_of_followers_in_a_new_term(self) -> None:
+        """Figure 2, "reinitialized after election"; FAULTS 12: a follower's log may have been cut in between."""
+        cluster = VirtualCluster(3)
+        cluster.start()
+        leader = cluster.leader()
+        cluster.commit(b"x")
+        raft = leader.running.raft
+        assert {of.match for of in raft.progress.values()} != {0}
+        raft.become_follower(raft.current_term + 1, None, cluster.now)
+        raft.become_candidate(cluster.now)
+        for peer_id in cluster.ids:
+            if peer_id != leader.id:
+                raft.step_vote_reply(peer_id, VoteReply(raft.current_term, True), cluster.now)
+        assert raft.is_leader
+        assert {(of.match, of.next) for of in raft.progress.values()} == {(0, raft.log.last_index)}
 
 
 class TestLinks:
@@ -508,6 +578,7 @@ class TestLinks:
         assert link._next_id == 2
 
     def test_an_idle_leader_sends_a_heartbeat_70_ms_after_the_last_reply(self) -> None:
+        """Section 5.2: heartbeats prevent elections."""
         cluster = VirtualCluster(2, delay=0.0)
         cluster.start()
         cluster.leader()
@@ -517,6 +588,7 @@ class TestLinks:
         assert len(cluster.sent) - before == pytest.approx(100, abs=3)
 
     def test_the_commit_index_is_told_at_once(self) -> None:
+        """Section 5.3: leaderCommit goes along with every AppendEntries."""
         cluster = VirtualCluster(3)
         cluster.start()
         leader = cluster.leader()
@@ -535,6 +607,28 @@ class TestLinks:
         engine.receive([b"p", b"\1", *append(99, 0, 0, 0)], cluster.now, cluster.wall)
         resets = [action.peer_id for action in engine.begin_turn(cluster.now, cluster.wall) if action.message is None]
         assert sorted(resets) == ["2", "3"]
+
+
+def test_a_follower_that_has_lost_its_data_is_not_asked_in_a_loop(caplog: pytest.LogCaptureFixture) -> None:
+    """FAULTS 28: it cannot be repaired in the leader's term. Said once, and only heartbeats go to it."""
+    cluster = VirtualCluster(3)
+    cluster.start()
+    leader = cluster.leader()
+    cluster.commit(b"before")
+    wiped, other = (peer for peer in cluster.peers.values() if peer is not leader)
+    cluster.crash(wiped.id)
+    wiped.log, wiped.persistence = MemoryLog(), MemoryPersistence()
+    cluster.start(wiped.id)
+    cluster.run(1.0)
+    cluster.commit(b"after")
+    del cluster.sent[:]
+    cluster.run(1.0)
+    assert len([message for source, target, message in cluster.sent if target == wiped.id]) <= 2 * 1.0 / 0.07
+    said = [record.getMessage() for record in caplog.records if "it has lost its data" in record.getMessage()]
+    assert len(said) == 1
+    assert f"peer '{wiped.id}' denies entries up to" in said[0]
+    assert (wiped.entries(), cluster.leader()) == ([], leader)
+    assert leader.entries() == other.entries()
 
 
 @pytest.mark.parametrize("seed", range(30))

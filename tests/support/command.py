@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -37,6 +38,31 @@ def run_command(
         env=_environment(environment),
         check=False,
     )
+
+
+def run_shell_line(line: str) -> subprocess.CompletedProcess[bytes]:
+    """Run ``zmqraft`` with the arguments and redirections of a shell's line, to its end."""
+    with started_shell_line(line) as process:
+        stdout, stderr = process.communicate(timeout=PATIENCE_S)
+        return subprocess.CompletedProcess(line, process.returncode, stdout, stderr)
+
+
+@contextlib.contextmanager
+def started_shell_line(line: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A running ``zmqraft`` with what a shell's line has behind it; killed in the end if it still runs."""
+    command = f"exec {shlex.join(_ARGUMENTS)} {line}"
+    process = subprocess.Popen(
+        ["sh", "-c", command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_environment(None),
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @contextlib.contextmanager

@@ -39,13 +39,14 @@ def hostile_messages(seed: int, count: int, secret: bytes, members: tuple[bytes,
         elif random.random() < 0.05:
             message[2] = random.choice((b"", secret[:-1], secret + b"x", random.randbytes(1000)))
         for _ in range(random.choice((0, 1, 2, 3, 4, 5, 6, 7, 8, 20))):
-            message.append(_frame(random))
+            message.append(hostile_frame(random))
         if len(message) > 3 and message_type in (b"?", b"+", b"$") and message[3] in members:
             message[3] += b"?"
         yield message
 
 
-def _frame(random: Random) -> bytes:
+def hostile_frame(random: Random) -> bytes:
+    """One frame that may be anything."""
     kind = random.randrange(6)
     if kind == 0:
         return random.choice(HUGE_INTEGERS)

@@ -107,6 +107,8 @@ class VirtualCluster:
         self.foreign: set[str] = set()
         self.client_replies: dict[bytes, list[list[bytes]]] = {}
         self.sent: list[tuple[str, str, list[bytes]]] = []
+        #: What a reply of a peer is replaced with, its message id first: (peer id, frames) to frames.
+        self.change_reply: Callable[[str, list[bytes]], list[bytes]] | None = None
         self._identities: dict[tuple[str, str], int] = {}
         # When a link was last sent something.
         self._last_sent: dict[tuple[str, str], float] = {}
@@ -304,6 +306,9 @@ class VirtualCluster:
             self._deliver_reply(peer.id, source, int(rest.partition("#")[2]), frames[1:])
 
     def _deliver_reply(self, source: str, target: str, identity: int, frames: list[bytes]) -> None:
+        if self.change_reply is not None:
+            frames = self.change_reply(source, frames)
+
         def arrive() -> None:
             peer = self.peers[target]
             lost = (source, target) in self.cut or peer.engine is None

@@ -67,7 +67,8 @@ class StateMachineBase(ABC):
         """A message of a type that is not Raft's, of a client who knows the secret; answer with `PeerHandle.send`.
 
         ``route`` is (socket identity, message id); ``frames`` are those after the secret. It may come from anybody
-        on the network who knows the secret: check it.
+        on the network who knows the secret: check it. On an exception the message is dropped, counted and logged; only
+        a ZmqRaftError that is no RemoteProtocolError stops the peer.
         """
 
     def role_changed(self, role: str, term: int) -> None:

@@ -6,6 +6,7 @@ that is not 0; a traceback is a bug.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ STATUS_USAGE = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with these arguments, by default those of the process, and return its exit status."""
+    _occupy_standard_streams()
     try:
         try:
             from zmqraft.cli.main import run_command
@@ -29,3 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run_command(arguments)
     except KeyboardInterrupt:
         return STATUS_INTERRUPTED
+
+
+def _occupy_standard_streams() -> None:
+    """Let no file that is opened later, a log say, get the number of a standard stream that is closed: a library that
+    complains there would write into it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free, thus this one.
+            os.open(os.devnull, os.O_RDWR)

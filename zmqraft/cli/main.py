@@ -13,9 +13,8 @@ from collections.abc import Sequence
 
 import click
 
-import zmqraft
 from zmqraft.cli import STATUS_INTERRUPTED, STATUS_USAGE
-from zmqraft.cli.output import OutputClosed
+from zmqraft.cli.output import OutputClosed, describe_version
 from zmqraft.errors import ConfigurationError, ZmqRaftError
 
 __all__ = ["run_command"]
@@ -48,30 +47,33 @@ class _LazyGroup(click.Group):
         return command
 
 
-def _version() -> str:
-    build = "compiled" if zmqraft.EXTENSIONS else "pure Python"
-    return f"zmqraft {zmqraft.__version__} ({build})"
-
-
 @click.command(
     cls=_LazyGroup,
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(_version(), message="%(version)s")
+@click.version_option(describe_version(), message="%(version)s")
 def zmqraft_group() -> None:
     """The Raft consensus protocol over ZeroMQ: run peers of a cluster, and talk to one."""
 
 
 def run_command(arguments: Sequence[str] | None) -> int:
     """Run the command and return its exit status; an error is one line on standard error."""
+    stdout = sys.stdout
     try:
         status = zmqraft_group.main(arguments, prog_name="zmqraft", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except click.Abort:
         return STATUS_INTERRUPTED
     except (OutputClosed, BrokenPipeError):
+        _discard_output()
+        return STATUS_OUTPUT_CLOSED
+    except SystemExit:
+        # Click itself ends the process on a broken pipe, behind a wrapper of standard output that hides the next error.
+        if sys.stdout is stdout:
+            raise
         _discard_output()
         return STATUS_OUTPUT_CLOSED
     except click.UsageError as error:
@@ -88,12 +90,15 @@ def run_command(arguments: Sequence[str] | None) -> int:
 
 
 def _fail(message: str, status: int, command: str = "zmqraft") -> int:
-    print(f"{command}: {' '.join(message.split())}", file=sys.stderr)
+    # Not print, which turns to standard output when there is no standard error.
+    click.echo(f"{command}: {' '.join(message.split())}", err=True)
     return status
 
 
 def _discard_output() -> None:
     """Nobody reads on: let what is still buffered go nowhere, instead of failing again when the process ends."""
+    if sys.stdout is None:
+        return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

@@ -7,12 +7,17 @@ go to standard error.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
-__all__ = ["ENCODINGS", "Output", "OutputClosed", "encode_data", "remark"]
+import click
+
+import zmqraft
+
+__all__ = ["ENCODINGS", "Output", "OutputClosed", "describe_version", "encode_data", "remark"]
 
 #: How data appears in JSON.
 ENCODINGS = ("text", "base64", "hex")
@@ -22,18 +27,34 @@ class OutputClosed(Exception):  # noqa: N818 - a signal to stop, not an error
     """Whoever read standard output has gone."""
 
 
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise OutputClosed from None
+    except OSError as error:
+        raise click.ClickException(f"standard output: {error.strerror or error}") from None
+
+
 class Output:
-    """Standard output, in bytes. Every method raises OutputClosed when nobody reads it any more."""
+    """Standard output, in bytes.
+
+    Every method raises OutputClosed when nobody reads it any more, and ClickException when it cannot be written, as on
+    a full disk or when the process was started without it.
+    """
 
     def __init__(self, stream: BinaryIO | None = None) -> None:
-        self._stream = sys.stdout.buffer if stream is None else stream
+        if stream is None:
+            if sys.stdout is None:
+                raise click.ClickException("standard output is closed")
+            stream = sys.stdout.buffer
+        self._stream = stream
 
     def write(self, data: bytes) -> None:
         """Write bytes as they are."""
-        try:
+        with _writing():
             self._stream.write(data)
-        except BrokenPipeError:
-            raise OutputClosed from None
 
     def line(self, data: bytes) -> None:
         """Write bytes as a line: with a newline behind them, unless they end with one."""
@@ -45,10 +66,8 @@ class Output:
 
     def flush(self) -> None:
         """Hand everything on, so that a reader behind a pipe sees it now."""
-        try:
+        with _writing():
             self._stream.flush()
-        except BrokenPipeError:
-            raise OutputClosed from None
 
 
 def encode_data(data: bytes, encoding: str) -> dict[str, str]:
@@ -66,6 +85,12 @@ def encode_data(data: bytes, encoding: str) -> dict[str, str]:
     return {"data": shown, "encoding": encoding}
 
 
+def describe_version() -> str:
+    """The version, and which build it is."""
+    build = "compiled" if zmqraft.EXTENSIONS else "pure Python"
+    return f"zmqraft {zmqraft.__version__} ({build})"
+
+
 def remark(text: str) -> None:
     """Say something to the person at the terminal, beside the data."""
-    print(f"zmqraft: {text}", file=sys.stderr, flush=True)
+    click.echo(f"zmqraft: {text}", err=True)

@@ -89,6 +89,8 @@ def _lines(path: str | None, chomp: bool) -> Iterator[bytes]:
     if path is not None:
         with open(path, "rb") as source:
             yield from _data_of_lines(source, chomp)
+    elif sys.stdin is None:
+        raise click.ClickException("standard input is closed; give it lines, a --file or DATA")
     else:
         # Not sys.stdin, whose lock a thread that waits for a line would still hold when the process ends. Nor is this
         # one closed, which would wait for that lock.

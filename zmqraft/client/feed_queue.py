@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Generic, Protocol, TypeVar
@@ -50,7 +51,8 @@ class FeedQueue(Generic[_T]):
         if thread.is_current():
             raise RuntimeError("a subscriber cannot be read in a callback of a future: that holds up its own thread")
         try:
-            item, error = self._queue.get(timeout=timeout_s)
+            # No clock goes further than TIMEOUT_MAX; nobody waits for so long.
+            item, error = self._queue.get(timeout=None if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX))
         except queue.Empty:
             raise RequestTimeoutError(f"nothing was published within {timeout_s} s") from None
         if item is None:

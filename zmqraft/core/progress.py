@@ -23,7 +23,7 @@ class ProgressState(enum.Enum):
 class Progress:
     """One follower, from the view of the leader. Times are in seconds."""
 
-    __slots__ = ("commit_told", "heartbeat_at", "last_contact", "match", "next", "pending", "state")
+    __slots__ = ("commit_told", "has_lost_data", "heartbeat_at", "last_contact", "match", "next", "pending", "state")
 
     def __init__(self, next_index: int, now: float) -> None:
         self.match = 0
@@ -37,6 +37,8 @@ class Progress:
         #: When it last answered, or was first known: who has just become a leader, or got a new member, need not have
         #: heard of anybody yet.
         self.last_contact = now
+        #: Whether it denies entries that it had acknowledged.
+        self.has_lost_data = False
 
     def sent(self, prev_index: int, last_index: int, commit_index: int) -> None:
         """A request that ends at ``last_index`` is on its way."""
@@ -50,6 +52,7 @@ class Progress:
         self.pending = None
         self.commit_told = max(self.commit_told, min(commit_index, last_index))
         self.state = ProgressState.REPLICATE
+        self.has_lost_data = False
         moved = last_index > self.match
         self.match = max(self.match, last_index)
         self.next = self.match + 1

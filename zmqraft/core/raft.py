@@ -485,6 +485,14 @@ class Raft:
             if progress.maybe_update():
                 self._maybe_commit()
         elif not progress.maybe_decrease(reply.conflict_index):
+            self._leave_alone(peer_id, progress)
+
+    def _leave_alone(self, peer_id: str, progress: Progress) -> None:
+        """A follower has lost its data: nothing can be sent to it but heartbeats, which it would answer for ever."""
+        progress.next = self.log.last_index + 1
+        progress.commit_told = self.commit_index
+        if not progress.has_lost_data:
+            progress.has_lost_data = True
             logger.critical(
                 "%s: peer %r denies entries up to %d that it had acknowledged: it has lost its data. Remove it from "
                 "the cluster and add a new one under a new id",

@@ -29,6 +29,8 @@ _UPDATE_FRAMES = 5
 #: Identity, message id, type, secret, leader id, term, previous index, previous term, commit index; then the entries.
 _APPEND_FRAMES = 9
 
+#: Messages that are not taken come out of `Intake.drain` until they have this many bytes.
+_OTHERS_SIZE_MAX = 16 * 1024 * 1024
 #: As many bytes as an update can have: what is remembered for each who waits.
 _SIZE_MAX = 2**32 - 1
 
@@ -260,12 +262,18 @@ class Intake:
     def drain(self, socket: zmq.Socket[bytes], count_max: int) -> list[tuple[list[bytes], EntryBatch | None]]:
         """Read the messages that have arrived, at most ``count_max``, and offer each. Returns those not taken.
 
-        The entries of an AppendEntries message come as a batch whose first index is 0, its other frames before it; if
-        one of them is no entry, all come as frames.
+        It ends when those not taken have 16 MiB: any number of them may wait, of any size, and from anybody. The
+        entries of an AppendEntries message come as a batch whose first index is 0, its other frames before it; if one
+        of them is no entry, all come as frames.
         """
         others: list[tuple[list[bytes], EntryBatch | None]] = []
-        for frames in receive_messages(socket, count_max):
+        size = 0
+        count_max = to_index(count_max)
+        while count_max > 0 and size < _OTHERS_SIZE_MAX and (messages := receive_messages(socket, 1)):
+            count_max -= 1
+            (frames,) = messages
             if not self.offer(frames):
+                size += sum(map(len, frames))
                 others.append(_split_entries(frames))
         return others
 

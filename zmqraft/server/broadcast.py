@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 #: published before are published again, and subscribers know those.
 _STORE_INTERVAL = 1.0
 _LINGER_MS = 200
+#: What subscribers send is the secret, and at the start of a connection a few properties. A longer subscription matches
+#: nothing, but costs about a hundred times its size.
+_SUBSCRIBER_MESSAGE_SIZE_MAX = 1024
 
 
 class BroadcastStateMachine(StateMachineBase):
@@ -73,6 +76,7 @@ class BroadcastStateMachine(StateMachineBase):
         context = self._resources.enter_context(zmq.Context())
         socket = context.socket(zmq.PUB)
         self._resources.callback(socket.close, _LINGER_MS)
+        socket.setsockopt(zmq.MAXMSGSIZE, len(peer.secret) + _SUBSCRIBER_MESSAGE_SIZE_MAX)
         if "[" in self._bind:
             socket.setsockopt(zmq.IPV6, 1)
         try:

@@ -120,6 +120,9 @@ def _parse_yaml(source: str) -> object:
         raise ValueError(f"{error.problem}{where}") from None
     except yaml.YAMLError as error:
         raise ValueError(error) from None
+    except (AttributeError, TypeError) as error:
+        # How the library fails on a value that its own tag does not fit, such as !!timestamp.
+        raise ValueError(f"a value does not fit its tag: {error}") from None
 
 
 _PARSERS: dict[str, Callable[[str], object]] = {

@@ -48,7 +48,7 @@ from zmqraft.protocol import EntryBatch, LogEntry, Protocols
 from zmqraft.server.client_requests import ClientRequests
 from zmqraft.server.commit_loop import Intake, ReplyQueue
 from zmqraft.server.peer_link import Message, PeerLink
-from zmqraft.server.peer_requests import PeerRequests
+from zmqraft.server.peer_requests import PeerRequests, check_term
 from zmqraft.server.recovery import open_raft
 from zmqraft.server.settings import Settings
 
@@ -225,6 +225,7 @@ class Engine:
             return
         try:
             reply = self._decode_reply(frames[1:])
+            check_term(reply.term, self.raft.current_term)
         except RemoteProtocolError as error:
             self._drop("malformed reply", error)
             return

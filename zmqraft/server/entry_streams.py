@@ -8,7 +8,7 @@ slow client costs a bounded amount of memory.
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -23,9 +23,13 @@ from zmqraft.constants import (
 from zmqraft.protocol import Protocols
 from zmqraft.server.settings import Settings
 
-__all__ = ["EntryStreams"]
+__all__ = ["STREAMS_PER_CONNECTION_MAX", "EntryStreams"]
 
 Reply = list[bytes]
+#: Streams of one connection; further ones are ignored. A client that does not read leaves all that they may send
+#: unasked, 320 KiB each by default, in the server's memory.
+STREAMS_PER_CONNECTION_MAX = 64
+
 #: (socket identity, message id)
 Route = tuple[bytes, bytes]
 #: What an acknowledgement says: (previous index, snapshot offset).
@@ -62,6 +66,8 @@ class EntryStreams:
         self._entry_size_limit_pipeline = settings.request_entries_entry_size_limit_pipeline
         self._size_max = settings.peer_msg_data_size
         self._streams: dict[Route, _Stream] = {}
+        #: How many of them a connection has, by its socket identity.
+        self._counts: Counter[bytes] = Counter()
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -71,7 +77,7 @@ class EntryStreams:
     ) -> Iterator[Reply]:
         """A RequestEntries message: a new stream, an acknowledgement, or (count 0) the end of a stream."""
         if count == 0:
-            self._streams.pop(route, None)
+            self._remove(route)
             return
         stream = self._streams.get(route)
         if stream is not None and stream.unacknowledged and stream.unacknowledged[0] == (previous_index, offset):
@@ -80,13 +86,14 @@ class EntryStreams:
             self._streams[route] = self._streams.pop(route)
             stream.expires_at = now + self._ttl
         else:
-            self._streams.pop(route, None)
-            if len(self._streams) >= self._streams_max:
+            self._remove(route)
+            if len(self._streams) >= self._streams_max or self._counts[route[0]] >= STREAMS_PER_CONNECTION_MAX:
                 return
             stream = _Stream(previous_index, last_applied, count, now + self._ttl)
             if previous_index < self._log.snapshot.index:
                 self._start_snapshot(stream, offset or 0)
             self._streams[route] = stream
+            self._counts[route[0]] += 1
         yield from self._pump(route, stream)
 
     def expire(self, now: float) -> None:
@@ -95,7 +102,15 @@ class EntryStreams:
             route, stream = next(iter(self._streams.items()))
             if stream.expires_at > now:
                 return
-            del self._streams[route]
+            self._remove(route)
+
+    def _remove(self, route: Route) -> None:
+        if self._streams.pop(route, None) is None:
+            return
+        identity = route[0]
+        self._counts[identity] -= 1
+        if not self._counts[identity]:
+            del self._counts[identity]
 
     def next_deadline(self) -> float:
         """When `expire` has something to do."""
@@ -108,6 +123,7 @@ class EntryStreams:
             if not stream.finished:
                 yield [*route, *refusal]
         self._streams.clear()
+        self._counts.clear()
 
     # --- sending ----------------------------------------------------------------------------------------------------
 
@@ -133,7 +149,7 @@ class EntryStreams:
                 return
             yield [*route, *self._next_entries(stream)]
         if not stream.unacknowledged:
-            self._streams.pop(route, None)
+            self._remove(route)
 
     def _next_chunk(self, stream: _Stream, snapshot: SnapshotBase) -> Reply:
         offset = stream.offset

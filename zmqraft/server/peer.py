@@ -28,7 +28,7 @@ from zmqraft.api import LogBase, PersistenceBase, ReadyEmitter, StateMachineBase
 from zmqraft.constants import ENTRY_HEADER_SIZE
 from zmqraft.core.configuration import ClusterConfiguration
 from zmqraft.core.raft import Role
-from zmqraft.errors import ClosedError, ConfigurationError, PeerFailedError, ZmqRaftError
+from zmqraft.errors import ClosedError, ConfigurationError, PeerFailedError, RemoteProtocolError, ZmqRaftError
 from zmqraft.server.applier import APPLY_SIZE_MAX, Applier, InlineApplier, ThreadApplier
 from zmqraft.server.engine import BackgroundSync, Engine, LinkAction
 from zmqraft.server.rpc_socket import ZmqRpcSocket
@@ -88,7 +88,7 @@ class ZmqRaft(ReadyEmitter):
             last_applied=state_machine.last_applied,
             now=time.monotonic(),
             random=random or Random(),
-            on_message=state_machine.on_message,
+            on_message=self._on_message,
         )
         self._seen_role: tuple[Role, int] | None = None
         self._seen_configuration: ClusterConfiguration | None = None
@@ -372,12 +372,13 @@ class ZmqRaft(ReadyEmitter):
             link = self._links.get(action.peer_id)
             if link is None:
                 continue
-            if action.message is not None:
+            if action.message is not None and not link.is_stuck:
                 kept_before = link.has_kept
                 link.send(*action.message, keep=action.keep)
                 if link.has_kept != kept_before:
                     self._watch(link)
             else:
+                # What cannot leave is repeated.
                 self._poller.unregister(link.socket)
                 link.reset()
                 self._poller.register(link.socket, zmq.POLLIN)
@@ -397,6 +398,16 @@ class ZmqRaft(ReadyEmitter):
         self._messages.clear()
         if len(replies):
             replies.flush(self._router)
+
+    def _on_message(self, route: tuple[bytes, bytes], message_type: bytes, frames: Sequence[bytes]) -> None:
+        """Whoever knows the secret can send such a message: one that the state machine stumbles over stops nobody."""
+        try:
+            self._state_machine.on_message(route, message_type, frames)
+        except ZmqRaftError:
+            raise
+        except Exception as error:
+            logger.warning("%s: the state machine failed on a message %r", self.id, message_type, exc_info=error)
+            raise RemoteProtocolError(f"the state machine failed on a message: {error!r}") from error
 
     def _match_links(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         """Keep one DEALER to each other peer of the configuration."""

@@ -16,7 +16,7 @@ from zmqraft.core.raft import Raft
 from zmqraft.errors import RemoteProtocolError
 from zmqraft.protocol import EntryBatch, Protocols, decode_json
 
-__all__ = ["PeerRequests", "configurations_of"]
+__all__ = ["PeerRequests", "check_term", "configurations_of"]
 
 _TYPES = (constants.REQUEST_VOTE, constants.APPEND_ENTRIES, constants.INSTALL_SNAPSHOT, constants.COMMIT_NOTICE)
 _MESSAGE_ID_SIZE_MAX = 3
@@ -32,6 +32,12 @@ def configurations_of(batch: EntryBatch) -> list[tuple[int, ClusterConfiguration
             raise RemoteProtocolError(f"CONFIG entry at index {batch.first_index + position}: {error}") from None
         configurations.append((batch.first_index + position, configuration))
     return configurations
+
+
+def check_term(term: int, current_term: int) -> None:
+    """Raise RemoteProtocolError when a peer cannot be in ``term``, with this one in ``current_term``."""
+    if term > max(constants.TERM_JUMP_MAX, current_term + constants.TERM_STEP_MAX):
+        raise RemoteProtocolError(f"a peer cannot be in term {term} with this one in term {current_term}")
 
 
 class PeerRequests:
@@ -70,6 +76,7 @@ class PeerRequests:
     def _request_vote(self, frames: Sequence[bytes], now: float) -> list[bytes] | None:
         _, _, candidate_id, term, last_index, last_term = Protocols.REQUEST_VOTE.decode_request(frames)
         self._check_sender(candidate_id)
+        check_term(term, self._raft.current_term)
         reply = self._raft.step_request_vote(RequestVote(candidate_id, term, last_index, last_term), now)
         return None if reply is None else Protocols.REQUEST_VOTE.encode_response(reply.term, reply.granted)
 
@@ -80,6 +87,7 @@ class PeerRequests:
             Protocols.APPEND_ENTRIES.decode_request(frames)
         )
         self._check_sender(leader_id)
+        check_term(term, self._raft.current_term)
         last = self._last.get(leader_id)
         if last is not None and last[:2] == (identity, message_id):
             return last[2]

@@ -6,6 +6,7 @@ send never waits; what cannot be sent now is kept, one message at most, or dropp
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import zmq
@@ -20,6 +21,10 @@ __all__ = ["ZmqRpcSocket"]
 _REPLY_SIZE_MAX = 65536
 _CONNECT_TIMEOUT_MS = 1000
 _DRAIN_MAX = 64
+#: When nothing could leave for so long, in seconds, the connection is made anew: libzmq never does so by itself after
+#: the other side has broken ZeroMQ's protocol, or sent a frame above the limit. Long, since a peer of zmq-raft that was
+#: only slow must not get on a second connection what it has on the first.
+_STUCK_AFTER = 10.0
 
 
 class ZmqRpcSocket:
@@ -30,6 +35,8 @@ class ZmqRpcSocket:
         self.url = url
         self._reconnect_interval_ms = reconnect_interval_ms
         self._kept: Message | None = None
+        # Since when nothing could leave; None when the last message did.
+        self._blocked_since: float | None = None
         self.socket = self._connect()
 
     def _connect(self) -> zmq.Socket[bytes]:
@@ -53,10 +60,18 @@ class ZmqRpcSocket:
         if keep:
             self._kept = None
         if self._kept is None and send_message(self.socket, frames, entries):
+            self._blocked_since = None
             return True
+        if self._blocked_since is None:
+            self._blocked_since = time.monotonic()
         if keep:
             self._kept = (list(frames), entries)
         return False
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether nothing could leave for so long that only `reset` may help."""
+        return self._blocked_since is not None and time.monotonic() - self._blocked_since > _STUCK_AFTER
 
     @property
     def has_kept(self) -> bool:
@@ -67,6 +82,7 @@ class ZmqRpcSocket:
         """Send what was kept, if there is room now. Returns whether nothing is kept any longer."""
         if self._kept is not None and send_message(self.socket, *self._kept):
             self._kept = None
+            self._blocked_since = None
         return self._kept is None
 
     def receive(self) -> list[list[bytes]]:
@@ -76,6 +92,7 @@ class ZmqRpcSocket:
     def reset(self) -> None:
         """Drop what was not sent yet: disconnect, and connect anew under another identity."""
         self._kept = None
+        self._blocked_since = None
         self.close()
         self.socket = self._connect()
 

@@ -25,7 +25,7 @@ from zmqraft.cli.demo.comparison import difference
 from zmqraft.cli.demo.interruption import POLL_S, Interruption
 from zmqraft.cli.demo.replication import Replication, SubscriberThread
 from zmqraft.cli.demo.report import Reporter, choose_reporter
-from zmqraft.cli.output import remark
+from zmqraft.cli.output import describe_version, remark
 from zmqraft.client import ZmqRaftClient, ZmqRaftPeerClient
 from zmqraft.errors import RequestError
 from zmqraft.protocol.entry import LogEntry
@@ -111,7 +111,7 @@ def _directory(keep: bool) -> Iterator[Path]:
 def _replicate(
     directory: Path, lines: Sequence[bytes], result: _Result, reporter: Reporter, interruption: Interruption
 ) -> None:
-    reporter.say(f"starting three peers in {directory}")
+    reporter.say(f"{describe_version()}: starting three peers in {directory}")
     with Cluster(directory, interruption) as cluster:
         urls, secret = tuple(cluster.urls.values()), cluster.secret.encode()
         with (

@@ -1,0 +1,34 @@
+"""The public API is typed: programs that use it, those of the README among them, pass ``mypy --strict``."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import zmqraft
+
+HERE = Path(__file__).parent
+
+
+def test_programs_of_users_are_checked_strictly(tmp_path: Path) -> None:
+    readme = (HERE.parent / "README.md").read_text(encoding="utf-8")
+    examples = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    assert examples
+    paths = [HERE / "support" / "typed_program.py"]
+    for number, example in enumerate(examples):
+        paths.append(tmp_path / f"example_{number}.py")
+        paths[-1].write_text(example, encoding="utf-8")
+    # Silent: a checkout, other than an installed package, would be checked as well.
+    options = ["--strict", "--follow-imports=silent", "--config-file=", f"--cache-dir={tmp_path / 'cache'}"]
+    result = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, *paths],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(Path(zmqraft.__file__).parents[1])},
+        check=False,
+    )
+    assert (result.stdout, result.returncode) == (f"Success: no issues found in {len(paths)} source files\n", 0)
