@@ -20,7 +20,9 @@ __all__ = ["ZmqRpcSocket"]
 #: Replies of peers are a few numbers.
 _REPLY_SIZE_MAX = 65536
 _CONNECT_TIMEOUT_MS = 1000
-_DRAIN_MAX = 64
+#: Messages that may wait here, and are taken at a time: there is one request outstanding, and a peer that sends more
+#: than replies has to wait.
+_RECEIVE_MAX = 16
 #: When nothing could leave for so long, in seconds, the connection is made anew: libzmq never does so by itself after
 #: the other side has broken ZeroMQ's protocol, or sent a frame above the limit. Long, since a peer of zmq-raft that was
 #: only slow must not get on a second connection what it has on the first.
@@ -43,6 +45,7 @@ class ZmqRpcSocket:
         socket = self._context.socket(zmq.DEALER)
         socket.linger = 0
         socket.sndhwm = 1
+        socket.rcvhwm = _RECEIVE_MAX
         socket.setsockopt(zmq.RECONNECT_IVL, self._reconnect_interval_ms)
         socket.setsockopt(zmq.CONNECT_TIMEOUT, _CONNECT_TIMEOUT_MS)
         socket.setsockopt(zmq.MAXMSGSIZE, _REPLY_SIZE_MAX)
@@ -87,7 +90,7 @@ class ZmqRpcSocket:
 
     def receive(self) -> list[list[bytes]]:
         """The messages that have arrived."""
-        return receive_messages(self.socket, _DRAIN_MAX)
+        return receive_messages(self.socket, _RECEIVE_MAX)
 
     def reset(self) -> None:
         """Drop what was not sent yet: disconnect, and connect anew under another identity."""
