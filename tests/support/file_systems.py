@@ -30,13 +30,15 @@ class ProbeFileSystem(FileSystem):
     """Passes calls on to another file system.
 
     ``events`` holds ``(call, path)`` of each call that changes something, and ``(call, path, data, offset)`` of
-    writes; ``fail_at`` is the number of the call (the first is 0) at which ``error`` is raised instead.
+    writes; ``fail_at`` is the number of the call (the first is 0) at which ``error`` is raised instead; ``fail_call``
+    the name of calls at which it always is.
     """
 
     def __init__(self, inner: FileSystem) -> None:
         self.inner = inner
         self.events: list[tuple[Any, ...]] = []
         self.fail_at: int | None = None
+        self.fail_call: str | None = None
         self.error: Callable[[], BaseException] = lambda: OSError(errno.EIO, "Input/output error")
         self.failed = 0
         self.open_paths: dict[int, str] = {}
@@ -49,7 +51,7 @@ class ProbeFileSystem(FileSystem):
     def _change(self, call: str, path: str, *details: Any) -> None:
         number = len(self.events)
         self.events.append((call, path, *details))
-        if number == self.fail_at:
+        if number == self.fail_at or call == self.fail_call:
             self.failed += 1
             raise self.error()
 
@@ -129,10 +131,19 @@ class ProbeFileSystem(FileSystem):
 
 @dataclass
 class _File:
+    #: The content; behind it, up to the size, there are zeros.
     data: bytearray = field(default_factory=bytearray)
-    #: What is there after a crash for certain, and the writes since, in order.
+    size: int = 0
+    #: What is there after a crash for certain, and the changes since, in order: writes, and new sizes (None).
     durable: bytes = b""
-    pending: list[tuple[int, bytes]] = field(default_factory=list)
+    durable_size: int = 0
+    pending: list[tuple[int, bytes | None]] = field(default_factory=list)
+
+    def change(self, offset: int, piece: bytes | None) -> None:
+        self.size = _change(self.data, self.size, offset, piece)
+
+    def sync(self) -> None:
+        self.durable, self.durable_size, self.pending = bytes(self.data), self.size, []
 
 
 @dataclass
@@ -209,7 +220,8 @@ class MemoryDisk(FileSystem):
             directory.set(name, node)
         elif truncate:
             # As if emptied durably at once: harsher than a real disk, which may still have the old content.
-            node.data, node.durable, node.pending = bytearray(), b"", []
+            node.data, node.size = bytearray(), 0
+            node.sync()
         self._next_handle += 1
         self._handles[self._next_handle] = node
         return self._next_handle
@@ -218,25 +230,30 @@ class MemoryDisk(FileSystem):
         del self._handles[handle]
 
     def pread(self, handle: int, size: int, offset: int) -> bytes:
-        return bytes(self._handles[handle].data[offset : offset + size])
+        file = self._handles[handle]
+        data = bytes(file.data[offset : offset + size])
+        return data + bytes(max(min(size, file.size - offset) - len(data), 0))
 
     def pwrite(self, handle: int, data: bytes | memoryview, offset: int) -> None:
-        file = self._handles[handle]
-        _put(file.data, offset, bytes(data))
-        file.pending.append((offset, bytes(data)))
+        self._change(handle, offset, bytes(data))
 
     def fdatasync(self, handle: int) -> None:
-        file = self._handles[handle]
-        file.durable, file.pending = bytes(file.data), []
+        self._handles[handle].sync()
 
     def truncate(self, handle: int, size: int) -> None:
-        raise NotImplementedError
+        self._change(handle, size, None)
 
     def allocate(self, handle: int, offset: int, size: int) -> None:
-        raise NotImplementedError
+        if offset + size > self.size(handle):
+            self._change(handle, offset + size, None)
+
+    def _change(self, handle: int, offset: int, piece: bytes | None) -> None:
+        file = self._handles[handle]
+        file.change(offset, piece)
+        file.pending.append((offset, piece))
 
     def size(self, handle: int) -> int:
-        return len(self._handles[handle].data)
+        return self._handles[handle].size
 
     # --- directories ----------------------------------------------------------------------------------------------
 
@@ -293,10 +310,15 @@ class MemoryDisk(FileSystem):
         return disk
 
 
-def _put(data: bytearray, offset: int, piece: bytes) -> None:
+def _change(data: bytearray, size: int, offset: int, piece: bytes | None) -> int:
+    """Write a piece, or set the size where there is None; the size afterwards."""
+    if piece is None:
+        del data[offset:]
+        return offset
     if len(data) < offset:
         data.extend(bytes(offset - len(data)))
     data[offset : offset + len(piece)] = piece
+    return max(size, offset + len(piece))
 
 
 def _survivor(directory: _Directory, random: Random | None, copies: dict[int, _File | _Directory]) -> _Directory:
@@ -320,8 +342,9 @@ def _survivor(directory: _Directory, random: Random | None, copies: dict[int, _F
 
 
 def _file_survivor(file: _File, random: Random | None) -> _File:
-    data = bytearray(file.durable)
+    survivor = _File(bytearray(file.durable), file.durable_size)
     kept = random.randint(0, len(file.pending)) if random is not None else 0
     for offset, piece in file.pending[:kept]:
-        _put(data, offset, piece)
-    return _File(bytearray(data), bytes(data))
+        survivor.change(offset, piece)
+    survivor.sync()
+    return survivor
