@@ -50,6 +50,8 @@ REQUEST_WEB_MONITOR_URL: Final = b"W"
 #: An own message, of more than one byte as those of other programs must be: what a peer can do beyond zmq-raft, whose
 #: peers pass it to their state machine and do not answer.
 CAPABILITIES: Final = b"zmqraft"
+#: An own message, to peers that have answered the one before: the commit index by itself, with no reply.
+COMMIT_NOTICE: Final = b"zmqraft.commit"
 
 # Status of a ConfigUpdate reply.
 CONFIG_NOT_LEADER: Final = 0

@@ -30,6 +30,7 @@ REQUESTS = {
     "REQUEST_BROADCAST_URL": (b"*", b"secret"),
     "REQUEST_WEB_MONITOR_URL": (b"W", b"secret"),
     "CAPABILITIES": (b"zmqraft", b"secret"),
+    "COMMIT_NOTICE": (b"zmqraft.commit", b"secret", "id", 7, 1234),
     "STATE_BROADCAST": (b"secret", 5, 1235, [ENTRY]),
 }
 
@@ -101,6 +102,7 @@ def test_every_message_has_a_golden_case_or_stands_here() -> None:
     in_table = {name for name in vars(Chosen) if name.isupper()}
     assert in_table - {protocol_name(case["rpc"]) for case in GOLDEN} == {
         "CAPABILITIES",
+        "COMMIT_NOTICE",
         "REQUEST_BROADCAST_URL",
         "REQUEST_WEB_MONITOR_URL",
     }

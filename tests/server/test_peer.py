@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import errno
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -206,6 +206,9 @@ def test_a_failed_sync_stops_the_peer_and_acknowledges_nothing(settings: Setting
             if self.last_index >= 3:
                 self.fail(OSError(errno.EIO, "Input/output error"))
             super().sync()
+
+        def begin_sync(self) -> Callable[[], None] | None:
+            return super().begin_sync() and self.sync
 
     machine = Recorder()
     with volatile_peer(settings, machine, FailingLog()) as peer, client_of(peer) as client:

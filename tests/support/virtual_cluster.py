@@ -10,11 +10,12 @@ import heapq
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
+from typing import ClassVar
 
 from zmqraft.constants import CAPABILITIES
 from zmqraft.errors import ZmqRaftError
 from zmqraft.protocol import ABSENT, EntryBatch, EntryType, LogEntry, Protocols, encode_uint, new_request_id
-from zmqraft.server.engine import Engine, LinkAction
+from zmqraft.server.engine import BackgroundSync, Engine, LinkAction
 from zmqraft.server.settings import DataSettings, PeerAddress, Settings
 from zmqraft.storage import MemoryLog, MemoryPersistence
 
@@ -81,6 +82,9 @@ class Peer:
 class VirtualCluster:
     """Peers, links and clients in virtual time."""
 
+    #: How long the syncs of a leader go on in the background, in virtual seconds; None: they are done in its turn.
+    sync_s: ClassVar[float | None] = None
+
     def __init__(self, size: int = 3, seed: int = 1, delay: float = 0.001, **settings: object) -> None:
         self.now = 100.0
         #: How far the wall clocks were set ahead, in seconds.
@@ -96,6 +100,8 @@ class VirtualCluster:
         self.client_replies: dict[bytes, list[list[bytes]]] = {}
         self.sent: list[tuple[str, str, list[bytes]]] = []
         self._identities: dict[tuple[str, str], int] = {}
+        # When a link was last sent something.
+        self._last_sent: dict[tuple[str, str], float] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = itertools.count()
 
@@ -198,11 +204,14 @@ class VirtualCluster:
         engine = peer.running
         try:
             self._send(peer, engine.begin_turn(self.now, self.wall))
-            self._send(peer, engine.finish_turn(self.now))
+            actions = engine.finish_turn(self.now, in_background=self.sync_s is not None)
+            if (sync := engine.take_sync()) is not None:
+                self._run_in_background(peer, sync)
             while (batch := engine.take_committed(1 << 20)) is not None:
                 peer.applied.extend(batch)
                 engine.applied(batch.last_index)
             self._reply(peer, engine.take_replies())
+            self._send(peer, actions)
         except ZmqRaftError as failure:
             peer.failure = failure
             peer.engine = None
@@ -214,6 +223,17 @@ class VirtualCluster:
                 f"peer {peer.id} asks for a turn at {deadline} in its turn at {self.now}: it would spin"
             )
         self._wake(peer, deadline)
+
+    def _run_in_background(self, peer: Peer, sync: BackgroundSync) -> None:
+        incarnation = peer.incarnation
+
+        def done() -> None:
+            if peer.incarnation == incarnation:
+                sync.run()
+                peer.running.synced(sync)
+                self._soon(peer)
+
+        self.at(self.now + (self.sync_s or 0.0), done)
 
     @property
     def wall(self) -> float:
@@ -231,6 +251,9 @@ class VirtualCluster:
             if action.message is None:
                 self._identities[pair] = self._identities.get(pair, 0) + 1
                 continue
+            if self._last_sent.get(pair) == self.now and not action.keep:
+                continue  # as ZMQ_SNDHWM 1 has it: the message before it has not left yet
+            self._last_sent[pair] = self.now
             frames, entries = action.message
             message = frames + (entries.frames() if entries is not None else [])
             self.sent.append((*pair, message))

@@ -8,6 +8,7 @@ later call that would write raises StorageFailedError.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -73,6 +74,16 @@ class LogBase(ABC):
     @abstractmethod
     def sync(self) -> None:
         """Make everything so far durable. Raises StorageFailedError when it could not, now and from then on."""
+
+    def begin_sync(self) -> Callable[[], None] | None:
+        """The `sync` of what is there now as a function that another thread may run, while entries are appended; None
+        when everything is durable.
+
+        One at a time: the next call comes when the function has returned. It raises what `sync` raises. Every other
+        change of the log waits for it.
+        """
+        self.sync()
+        return None
 
     @abstractmethod
     def read(self, first: int, last: int, size_max: int) -> EntryBatch:

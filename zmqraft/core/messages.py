@@ -18,10 +18,12 @@ __all__ = [
     "AppendReply",
     "AppendToLog",
     "CheckpointToLog",
+    "CommitNotice",
     "Entries",
     "LogEffect",
     "RequestVote",
     "SendAppend",
+    "SendCommitNotice",
     "SendSnapshot",
     "SendVoteRequest",
     "ToPeer",
@@ -93,6 +95,15 @@ class AppendReply:
     conflict_term: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class CommitNotice:
+    """A leader's commit index by itself, for a peer that is known to understand it (own message). It has no reply."""
+
+    leader_id: str
+    term: int
+    commit_index: int
+
+
 # --- from the core to its host: what to send ------------------------------------------------------------------------
 
 
@@ -116,13 +127,20 @@ class SendAppend:
 
 
 @dataclass(frozen=True, slots=True)
+class SendCommitNotice:
+    """Send this notice; it is not answered, and may get lost."""
+
+    notice: CommitNotice
+
+
+@dataclass(frozen=True, slots=True)
 class SendSnapshot:
     """The entries that the peer needs are compacted away: it needs the snapshot."""
 
     term: int
 
 
-ToPeer: TypeAlias = "SendVoteRequest | SendAppend | SendSnapshot"
+ToPeer: TypeAlias = "SendVoteRequest | SendAppend | SendCommitNotice | SendSnapshot"
 
 
 # --- from the core to its host: what to do to the log, in this order ------------------------------------------------

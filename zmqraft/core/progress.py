@@ -31,7 +31,7 @@ class Progress:
         self.state = ProgressState.PROBE
         #: The (previous index, last index, commit index) of the request that is on its way, if any.
         self.pending: tuple[int, int, int] | None = None
-        #: The commit index that the follower has acknowledged to have been told.
+        #: The commit index that the follower has been told: acknowledged, or in a notice, which is not.
         self.commit_told = 0
         self.heartbeat_at = now
         #: When it last answered, or was first known: who has just become a leader, or got a new member, need not have
@@ -54,6 +54,17 @@ class Progress:
         self.match = max(self.match, last_index)
         self.next = self.match + 1
         return moved
+
+    def maybe_tell_commit(self, commit_index: int) -> int | None:
+        """The commit index that a notice is to tell now, which then counts as told; None when there is no news.
+
+        Only of what the follower has. A notice that gets lost is made up for by the next request.
+        """
+        told = min(commit_index, self.match)
+        if self.state is not ProgressState.REPLICATE or told <= self.commit_told:
+            return None
+        self.commit_told = told
+        return told
 
     def maybe_decrease(self, conflict_index: int | None) -> bool:
         """The pending request was refused: go back. Returns False when the follower denies what it acknowledged."""

@@ -8,7 +8,8 @@ The host's duties, in this order, after any number of inputs (`step_*`, `propose
 
 1. Store `current_term` and `voted_for`, durably, if they changed.
 2. Apply `take_log_effects` to the log, in order.
-3. A leader may now send what `message_to` gives for it (its term is durable): its entries travel while it writes them.
+3. A leader may send what `message_to` gives for it once its term is durable, also before 2: its entries travel while it
+   writes them.
 4. Sync the log, then call `log_synced`.
 5. Only now may replies leave, and vote requests: each states a term, a vote or a match that must be durable.
 6. Apply entries up to `commit_index` to the state machine.
@@ -36,10 +37,12 @@ from zmqraft.core.messages import (
     AppendReply,
     AppendToLog,
     CheckpointToLog,
+    CommitNotice,
     Entries,
     LogEffect,
     RequestVote,
     SendAppend,
+    SendCommitNotice,
     SendSnapshot,
     SendVoteRequest,
     ToPeer,
@@ -115,6 +118,8 @@ class Raft:
         self._random = random
         self._prevent_spiral_elections = prevent_spiral_elections
         self._effects: list[LogEffect] = []
+        # The log is the current leader's up to here, as far as it has shown: never beyond the last entry.
+        self._verified_index = 0
         self._leader_heard_at = -math.inf
         # A leader need not look for its majority before this time.
         self._quorum_until = now
@@ -168,6 +173,7 @@ class Raft:
         if term > self.current_term:
             self.current_term = term
             self.voted_for = None
+            self._verified_index = 0
         if self.role in (Role.LEADER, Role.CANDIDATE):
             self._restart_election_timer(now)
         self.role = Role.FOLLOWER if self.id in self.configuration else Role.CLIENT
@@ -181,6 +187,7 @@ class Raft:
         self.role = Role.CANDIDATE
         self.current_term += 1
         self.voted_for = self.id
+        self._verified_index = 0
         self.leader_id = None
         self.progress = {}
         self._votes = {self.id}
@@ -330,8 +337,20 @@ class Raft:
             # All of it is below the snapshot, thus committed and the same.
             return AppendReply(self.current_term, True)
         self._append_missing(request, now)
-        self._commit_to(min(request.commit_index, request.prev_index + len(request.entries)))
+        verified = request.prev_index + len(request.entries)
+        self._verified_index = max(self._verified_index, verified)
+        self._commit_to(min(request.commit_index, verified))
         return AppendReply(self.current_term, True)
+
+    def step_commit_notice(self, notice: CommitNotice, now: float) -> None:
+        """The leader's commit index by itself. It counts for what the leader's appends of this term have shown to be
+        its log; from anybody else, or of another term, it is ignored.
+
+        Raises InvariantError when the message proves that there are two leaders in a term: the host must stop.
+        """
+        if notice.leader_id in self.configuration and notice.leader_id != self.id and notice.term == self.current_term:
+            self._follow(notice.term, notice.leader_id, now)
+            self._commit_to(min(notice.commit_index, self._verified_index))
 
     def _follow(self, term: int, leader_id: str, now: float) -> None:
         if term == self.current_term:
@@ -384,6 +403,7 @@ class Raft:
     def _truncate(self, index: int) -> None:
         self.log.truncate_after(index)
         self.synced_index = min(self.synced_index, index)
+        self._verified_index = min(self._verified_index, index)
         self._effects.append(TruncateLog(index))
         if self.configurations.truncate_after(index):
             self._configuration_changed(None)
@@ -410,10 +430,11 @@ class Raft:
         if self.configurations.append(configurations):
             self._configuration_changed(now)
 
-    def message_to(self, peer_id: str, now: float) -> ToPeer | None:
+    def message_to(self, peer_id: str, now: float, *, takes_notices: bool = False) -> ToPeer | None:
         """What this peer should be sent now, if anything. The host calls it when nothing is under way to that peer.
 
-        A vote request counts as sent at once, an append when the host has called `append_sent`.
+        A vote request and a notice count as sent at once, an append when the host has called `append_sent`. Notices
+        are for peers that understand them.
         """
         if self.role is Role.CANDIDATE:
             if peer_id in self.configuration and peer_id != self.id and self._ask_at.get(peer_id, now) <= now:
@@ -423,9 +444,11 @@ class Raft:
         progress = self.progress.get(peer_id)
         if progress is None or progress.pending is not None:
             return None
-        has_news = progress.next <= self.log.last_index or progress.commit_told < self.commit_index
-        if not has_news and now < progress.heartbeat_at:
-            return None
+        if progress.next > self.log.last_index and now < progress.heartbeat_at:
+            if takes_notices and (commit_index := progress.maybe_tell_commit(self.commit_index)) is not None:
+                return SendCommitNotice(CommitNotice(self.id, self.current_term, commit_index))
+            if progress.commit_told >= self.commit_index or takes_notices:
+                return None
         prev_term = self.log.term_at(progress.next - 1)
         if prev_term is None:
             progress.heartbeat_at = now + self._timing.heartbeat
@@ -438,6 +461,11 @@ class Raft:
             last_index=self.log.last_index,
             count_max=1 if progress.state is ProgressState.PROBE else None,
         )
+
+    def has_entries_for(self, peer_id: str) -> bool:
+        """Whether a leader has entries that this peer was not sent."""
+        progress = self.progress.get(peer_id)
+        return progress is not None and progress.next <= self.log.last_index
 
     def append_sent(self, peer_id: str, message: SendAppend, last_index: int) -> None:
         """The host has sent the entries of ``message`` up to ``last_index`` (``prev_index`` when there were none)."""
@@ -467,12 +495,22 @@ class Raft:
 
     # --- commitment -------------------------------------------------------------------------------------------------
 
-    def log_synced(self) -> None:
-        """The log is on disk up to its last entry, after all effects so far."""
-        if self._effects:
-            raise InvariantError("the log cannot be synced before its effects were taken")
-        self.synced_index = self.log.last_index
+    def log_synced(self, index: int | None = None) -> None:
+        """The log is on disk, up to its last entry after all effects so far; or, of a leader, up to ``index``: what was
+        its last entry when a sync began in this term."""
+        if index is None:
+            if self._effects:
+                raise InvariantError("the log cannot be synced before its effects were taken")
+            index = self.log.last_index
+        elif not self.is_leader or index > self.log.last_index:
+            raise InvariantError(f"a {self.role.value} with entries up to {self.log.last_index} has synced {index}")
+        self.synced_index = max(self.synced_index, index)
         self._maybe_commit()
+
+    def step_down(self, now: float) -> None:
+        """Stop leading, in the same term, since this peer cannot do what a leader must."""
+        if self.is_leader:
+            self.become_follower(self.current_term, None, now)
 
     def _maybe_commit(self) -> bool:
         """Advance a leader's commit index to what a majority has on disk, if that is of its own term (5.3, 5.4.2)."""

@@ -175,6 +175,13 @@ class Protocols:
         "",
         "append_size_max:uint",
     )
+    #: Our own: a leader tells a peer of zmqraft that has what it sent how far that is committed. It has no reply.
+    COMMIT_NOTICE: Final = FramesProtocol(
+        "CommitNotice",
+        constants.COMMIT_NOTICE,
+        "leader_id:string term:uint commit_index:uint",
+        "",
+    )
     #: Published on the PUB socket; it has no type and no reply.
     STATE_BROADCAST: Final = FramesProtocol(
         "StateBroadcast",

@@ -17,6 +17,7 @@ from zmqraft.api import PeerHandle, StateMachineBase
 from zmqraft.constants import BROADCAST_HEARTBEAT_INTERVAL_MS, REQUEST_BROADCAST_URL
 from zmqraft.errors import ConfigurationError
 from zmqraft.protocol import EntryBatch, Protocols
+from zmqraft.server.zmq_io import send_message
 from zmqraft.storage import StatePersistence
 
 __all__ = ["BroadcastStateMachine"]
@@ -84,16 +85,14 @@ class BroadcastStateMachine(StateMachineBase):
         """Publish the entries, if the peer leads."""
         self._last_applied = entries.last_index
         if self._leads:
-            self._publish(entries.frames())
+            self._publish(entries)
 
-    def _publish(self, frames: Sequence[bytes]) -> None:
+    def _publish(self, entries: EntryBatch | None) -> None:
         if self._socket is None:
             return
-        message = Protocols.STATE_BROADCAST.encode_request(
-            self._peer.secret, self._term, self._last_applied, list(frames)
-        )
+        head = Protocols.STATE_BROADCAST.encode_request(self._peer.secret, self._term, self._last_applied)
         # A PUB socket never waits: it drops what a slow subscriber has no room for.
-        self._socket.send_multipart(message, zmq.DONTWAIT)
+        send_message(self._socket, head, entries)
         self._heartbeat_at = time.monotonic() + self._heartbeat_interval
 
     def role_changed(self, role: str, term: int) -> None:
@@ -101,7 +100,7 @@ class BroadcastStateMachine(StateMachineBase):
         self._leads = role == "leader"
         self._term = term
         if self._leads:
-            self._publish(())
+            self._publish(None)
 
     def tick(self, now: float) -> float | None:
         """Publish a heartbeat and write down the last applied index, when it is time."""
@@ -109,7 +108,7 @@ class BroadcastStateMachine(StateMachineBase):
             self._store()
             self._store_at = now + _STORE_INTERVAL
         if self._leads and now >= self._heartbeat_at:
-            self._publish(())
+            self._publish(None)
         deadlines = []
         if self._leads:
             deadlines.append(self._heartbeat_at)

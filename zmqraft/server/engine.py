@@ -6,13 +6,16 @@ times and seed it makes the same outputs. The simulator and the real peer run th
 A host runs it in turns. In each it
 
 1. hands in what has arrived (`receive`, `receive_reply`) and what the state machine has applied (`applied`);
-2. calls `begin_turn`, and sends what it returns: appends of a leader, which may travel while it writes them;
-3. calls `finish_turn`, which syncs, and sends what it returns: the rest of what is for peers;
+2. calls `begin_turn`, and sends what it returns: new entries of a leader, which travel while it writes them;
+3. calls `finish_turn`, which writes and syncs. A host with threads may let a leader's sync be done in the background:
+   it runs what `take_sync` returns, then calls `synced`;
 4. gives what `take_committed` returns to the state machine, and calls `applied`;
-5. sends what `take_replies` returns: everything that had to wait for the sync, or for the state machine.
+5. sends what `take_replies` returns: everything that had to wait for the sync, or for the state machine;
+6. sends what `finish_turn` has returned: the rest of what is for peers. Clients come first, who wait for it.
 
 An exception out of any of these is the end of the peer: nothing more may be sent. The rule:
-whatever states a term, a vote or a match leaves the engine behind the sync in `finish_turn`.
+whatever states a term, a vote or a match leaves the engine behind the sync in `finish_turn`. While a leader's sync goes
+on in the background, nothing counts it as done: its own match, what is applied and what is acknowledged stay below.
 """
 
 from __future__ import annotations
@@ -31,8 +34,10 @@ from zmqraft.core.configuration import ClusterConfiguration
 from zmqraft.core.messages import (
     AppendReply,
     CheckpointToLog,
+    CommitNotice,
     RequestVote,
     SendAppend,
+    SendCommitNotice,
     SendVoteRequest,
     TruncateLog,
     VoteReply,
@@ -47,7 +52,7 @@ from zmqraft.server.peer_requests import PeerRequests
 from zmqraft.server.recovery import open_raft
 from zmqraft.server.settings import Settings
 
-__all__ = ["Engine", "LinkAction"]
+__all__ = ["BackgroundSync", "Engine", "LinkAction"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +60,8 @@ logger = logging.getLogger(__name__)
 _FORGET_INTERVAL = 1.0
 #: The id of the question for capabilities: longer than those of the requests that a link keeps.
 _CAPABILITIES_ID = b"\xff\xff\xff\xff"
+#: The message id of a notice, which is not answered.
+_NOTICE_ID = b"\0"
 #: A peer that does not say that it is ours is asked again after this many seconds, then twice as many, and so on.
 _CAPABILITIES_RETRY = 0.2
 _CAPABILITIES_RETRY_MAX = 60.0
@@ -66,10 +73,24 @@ MessageHandler = Callable[[tuple[bytes, bytes], bytes, Sequence[bytes]], None]
 
 @dataclass(frozen=True, slots=True)
 class LinkAction:
-    """Send a message to a peer; or, when it is None, drop what is queued for it: disconnect and connect anew."""
+    """Send a message to a peer; or, when it is None, drop what is queued for it: disconnect and connect anew.
+
+    While the message before it has not left, a message waits when ``keep`` is set, in the place of any that waits
+    already, and is dropped when it is not: it is a repetition, or something that is made up for later.
+    """
 
     peer_id: str
     message: Message | None
+    keep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BackgroundSync:
+    """A leader's sync: ``run`` may be called in any thread, and covers its entries up to ``last_index``."""
+
+    run: Callable[[], None]
+    last_index: int
+    began: float
 
 
 class Engine:
@@ -107,8 +128,15 @@ class Engine:
         self._forget_at = now
         self._seen = (self.raft.role, self.raft.current_term)
         self._configuration: ClusterConfiguration | None = None
+        # A leader's new entries until they are in the log, within a turn; and who was sent something in it.
+        self._unwritten: EntryBatch | None = None
+        self._sent_to: set[str] = set()
         # Replies may leave only when this is so.
         self._is_synced = False
+        # The sync that goes on in the background, and whether the host has still to take it.
+        self._sync: BackgroundSync | None = None
+        self._sync_taken = False
+        self._sync_patience = settings.election_timeout_max / 1000
         self._votes_resend = settings.rpc_timeout / 1000
         self._appends_resend = (
             settings.append_entries_rpc_timeout_min / 1000,
@@ -134,6 +162,7 @@ class Engine:
             self.raft.next_deadline(now),
             self._clients.next_deadline(),
             self._forget_at,
+            math.inf if self._sync is None else self._sync.began + self._sync_patience,
             min((link.deadline for link in self._links.values()), default=math.inf),
         )
 
@@ -226,34 +255,78 @@ class Engine:
     # --- a turn -----------------------------------------------------------------------------------------------------
 
     def begin_turn(self, now: float, wall_seconds: float) -> list[LinkAction]:
-        """Do what is due, write down what is new, and return the appends that may travel before it is synced."""
+        """Do what is due, and return a leader's new entries, which may travel before they are written here."""
         self._is_synced = False
         if now >= self._forget_at:
             self._forget_at = now + _FORGET_INTERVAL
             self._clients.forget_old_requests(wall_seconds)
+        self._check_sync(now)
         self.raft.tick(now)
         self._after_step()
-        proposals = self._clients.take_proposals(now)
-        if proposals is not None:
-            self.raft.propose(proposals, (), now)
         self._store_vote()
         self._write_log()
+        self._unwritten = self._clients.take_proposals(now)
+        if self._unwritten is not None:
+            self.raft.propose(self._unwritten, (), now)
         actions = [LinkAction(peer_id, None) for peer_id in self._resets]
         self._resets = []
+        self._sent_to = set()
         if self.raft.is_leader:
-            self._send_to_peers(actions, now)
+            self._send_to_peers(actions, now, entries_only=True)
         return actions
 
-    def finish_turn(self, now: float) -> list[LinkAction]:
-        """Sync, and return what peers are to be sent now."""
-        self._log.sync()
-        self.raft.log_synced()
+    def finish_turn(self, now: float, *, in_background: bool = False) -> list[LinkAction]:
+        """Write, and sync or let `take_sync` have that, for the host to do ``in_background``. Returns what peers are to
+        be sent.
+
+        Only what a leader appends is synced in the background, and no change of the configuration.
+        """
+        self._write_log()
+        self._unwritten = None
+        if in_background and self.raft.is_leader and self.raft.configuration is self._configuration:
+            self._begin_sync(now)
+        else:
+            self._sync = None
+            self._log.sync()
+            self.raft.log_synced()
         self._is_synced = True
         self._follow_configuration()
         self._clients.tick(now)
         actions: list[LinkAction] = []
-        self._send_to_peers(actions, now)
+        self._send_to_peers(actions, now, entries_only=False)
+        if self.raft.is_leader:
+            self._ask_capabilities(actions, now)
         return actions
+
+    def _begin_sync(self, now: float) -> None:
+        """At most one at a time: what is appended meanwhile is for the next."""
+        if self._sync is not None:
+            return
+        run = self._log.begin_sync()
+        if run is None:
+            self.raft.log_synced()
+        else:
+            self._sync = BackgroundSync(run, self.raft.log.last_index, now)
+            self._sync_taken = False
+
+    def take_sync(self) -> BackgroundSync | None:
+        """A sync that the host is to run in the background now, if there is one; then it calls `synced`."""
+        if self._sync is None or self._sync_taken:
+            return None
+        self._sync_taken = True
+        return self._sync
+
+    def synced(self, sync: BackgroundSync) -> None:
+        """A sync has been run. It counts if this peer has led all the time."""
+        if sync is self._sync:
+            self._sync = None
+            self.raft.log_synced(sync.last_index)
+
+    def _check_sync(self, now: float) -> None:
+        """A leader whose disk hangs must not keep the others from electing one whose disk does not."""
+        if self._sync is not None and now >= self._sync.began + self._sync_patience:
+            logger.warning("%s: a sync takes more than %g s; stepping down", self.settings.id, self._sync_patience)
+            self.raft.step_down(now)
 
     def take_replies(self) -> ReplyQueue:
         """The replies since the last call, to be sent at once. InvariantError when what they state is not synced."""
@@ -344,34 +417,51 @@ class Engine:
 
     # --- sending to peers -------------------------------------------------------------------------------------------
 
-    def _send_to_peers(self, actions: list[LinkAction], now: float) -> None:
+    def _send_to_peers(self, actions: list[LinkAction], now: float, *, entries_only: bool) -> None:
+        """Add what peers are to be sent now."""
         for peer_id, link in self._links.items():
             if link.is_free:
-                message = self._request_to(peer_id, link, now)
+                action = self._message_to(peer_id, link, now, entries_only)
             elif (message := link.maybe_resend(now)) is not None:
                 # Whoever answers next may be another program under the same id.
                 self._append_sizes.pop(peer_id, None)
-            if message is not None:
-                actions.append(LinkAction(peer_id, message))
-                if self.raft.is_leader and peer_id not in self._append_sizes:
-                    self._ask_capabilities(actions, peer_id, now)
+                action = LinkAction(peer_id, message)
+            else:
+                action = None
+            if action is not None:
+                actions.append(action)
+                self._sent_to.add(peer_id)
 
-    def _ask_capabilities(self, actions: list[LinkAction], peer_id: str, now: float) -> None:
-        """Ask, behind a request, whether the peer is one of ours. It need not answer, and the question may get lost."""
-        ask_at, delay = self._ask_at.get(peer_id, (now, _CAPABILITIES_RETRY))
-        if now >= ask_at:
-            self._ask_at[peer_id] = (now + delay, min(2 * delay, _CAPABILITIES_RETRY_MAX))
-            question = Protocols.CAPABILITIES.encode_request(constants.CAPABILITIES, self.settings.secret)
-            actions.append(LinkAction(peer_id, ([_CAPABILITIES_ID, *question], None)))
+    def _ask_capabilities(self, actions: list[LinkAction], now: float) -> None:
+        """Ask whether these peers are ours, where that is not known. They need not answer.
 
-    def _request_to(self, peer_id: str, link: PeerLink, now: float) -> Message | None:
-        message = self.raft.message_to(peer_id, now)
+        Only peers to which nothing else has been sent in this turn: behind something that has not left yet, the
+        question would be dropped.
+        """
+        for peer_id in self._links:
+            if peer_id in self._append_sizes or peer_id in self._sent_to:
+                continue
+            ask_at, delay = self._ask_at.get(peer_id, (now, _CAPABILITIES_RETRY))
+            if now >= ask_at:
+                self._ask_at[peer_id] = (now + delay, min(2 * delay, _CAPABILITIES_RETRY_MAX))
+                question = Protocols.CAPABILITIES.encode_request(constants.CAPABILITIES, self.settings.secret)
+                actions.append(LinkAction(peer_id, ([_CAPABILITIES_ID, *question], None)))
+
+    def _message_to(self, peer_id: str, link: PeerLink, now: float, entries_only: bool) -> LinkAction | None:
+        append_size_max = self._append_sizes.get(peer_id)
+        if entries_only and not self.raft.has_entries_for(peer_id):
+            return None
+        message = self.raft.message_to(peer_id, now, takes_notices=append_size_max is not None)
         if isinstance(message, SendVoteRequest):
-            return link.request(self._encode_vote_request(message.request), None, self._votes_resend, now)
+            frames = self._encode_vote_request(message.request)
+            return LinkAction(peer_id, link.request(frames, None, self._votes_resend, now), keep=True)
         if isinstance(message, SendAppend):
-            batch = self._read_entries(message, self._append_sizes.get(peer_id, self.settings.peer_msg_data_size))
+            batch = self._read_entries(message, append_size_max or self.settings.peer_msg_data_size)
             self.raft.append_sent(peer_id, message, batch.last_index)
-            return link.request(self._encode_append(message), batch, self._appends_resend[len(batch) > 0], now)
+            frames, resend_after = self._encode_append(message), self._appends_resend[len(batch) > 0]
+            return LinkAction(peer_id, link.request(frames, batch, resend_after, now), keep=True)
+        if isinstance(message, SendCommitNotice):
+            return LinkAction(peer_id, ([_NOTICE_ID, *self._encode_notice(message.notice)], None))
         return None
 
     def _read_entries(self, message: SendAppend, size_max: int) -> EntryBatch:
@@ -380,7 +470,12 @@ class Engine:
             last = min(last, message.prev_index + message.count_max)
         if last < first:
             return EntryBatch.empty(first)
-        return self._log.read(first, last, size_max)
+        unwritten = self._unwritten
+        if unwritten is None or last < unwritten.first_index:
+            return self._log.read(first, last, size_max)
+        if first < unwritten.first_index:
+            return self._log.read(first, unwritten.first_index - 1, size_max)
+        return unwritten.slice(first, last).prefix_of_size(size_max)
 
     def _encode_vote_request(self, request: RequestVote) -> list[bytes]:
         return Protocols.REQUEST_VOTE.encode_request(
@@ -390,6 +485,11 @@ class Engine:
             request.term,
             request.last_index,
             request.last_term,
+        )
+
+    def _encode_notice(self, notice: CommitNotice) -> list[bytes]:
+        return Protocols.COMMIT_NOTICE.encode_request(
+            constants.COMMIT_NOTICE, self.settings.secret, notice.leader_id, notice.term, notice.commit_index
         )
 
     def _encode_append(self, message: SendAppend) -> list[bytes]:

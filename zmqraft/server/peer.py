@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from random import Random
 from types import TracebackType
 
@@ -29,9 +30,10 @@ from zmqraft.core.configuration import ClusterConfiguration
 from zmqraft.core.raft import Role
 from zmqraft.errors import ClosedError, ConfigurationError, PeerFailedError, ZmqRaftError
 from zmqraft.server.applier import APPLY_SIZE_MAX, Applier, InlineApplier, ThreadApplier
-from zmqraft.server.engine import Engine, LinkAction
+from zmqraft.server.engine import BackgroundSync, Engine, LinkAction
 from zmqraft.server.rpc_socket import ZmqRpcSocket
 from zmqraft.server.settings import Settings
+from zmqraft.server.sync_thread import SyncThread
 
 __all__ = ["ZmqRaft"]
 
@@ -222,10 +224,11 @@ class ZmqRaft(ReadyEmitter):
                 self._sockets(context),
                 self._applier() as applier,
                 ThreadPoolExecutor(1, f"zmqraft {self.id} prepares") as preparing,
+                contextlib.closing(SyncThread(f"zmqraft {self.id} syncs")) as syncing,
             ):
                 self._state_machine.start(self)
                 self.set_ready()
-                self._loop(context, applier, preparing)
+                self._loop(context, applier, preparing, syncing)
         except BaseException as error:
             self._fail(error)
         finally:
@@ -303,7 +306,13 @@ class ZmqRaft(ReadyEmitter):
     def _raise(self, error: BaseException) -> None:
         raise PeerFailedError(f"the state machine failed to apply entries: {error!r}") from error
 
-    def _loop(self, context: zmq.Context[zmq.Socket[bytes]], applier: Applier, preparing: ThreadPoolExecutor) -> None:
+    def _loop(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        applier: Applier,
+        preparing: ThreadPoolExecutor,
+        syncing: SyncThread,
+    ) -> None:
         engine, log = self.engine, self._log
         preparation: Future[None] | None = None
         deadline = -math.inf
@@ -312,7 +321,9 @@ class ZmqRaft(ReadyEmitter):
             self._receive(self._poll(deadline))
             now = time.monotonic()
             self._send(engine.begin_turn(now, time.time()))
-            actions = engine.finish_turn(time.monotonic())
+            actions = engine.finish_turn(time.monotonic(), in_background=True)
+            if (sync := engine.take_sync()) is not None:
+                syncing.submit(sync.run, partial(self._synced, sync), self._sync_failed)
             self._apply(applier)
             # Who waits for an answer comes first: what is left for peers is news of a commit, mostly.
             self._reply()
@@ -323,6 +334,15 @@ class ZmqRaft(ReadyEmitter):
             now = time.monotonic()
             machine_deadline = self._state_machine.tick(now)
             deadline = min(engine.next_deadline(now), math.inf if machine_deadline is None else machine_deadline)
+
+    def _synced(self, sync: BackgroundSync) -> None:
+        self.call_soon(lambda: self.engine.synced(sync))
+
+    def _sync_failed(self, error: BaseException) -> None:
+        def fail() -> None:
+            raise error
+
+        self.call_soon(fail)
 
     def _poll(self, deadline: float) -> set[object]:
         """What can be read, when something can or the deadline has come."""
@@ -337,6 +357,8 @@ class ZmqRaft(ReadyEmitter):
             for _ in range(len(self._calls)):
                 self._calls.popleft()()
         for peer_id, link in self._links.items():
+            if link.has_kept and link.socket in readable and link.flush():
+                self._watch(link)
             if link.socket in readable:
                 for frames in link.receive():
                     engine.receive_reply(peer_id, frames, time.monotonic())
@@ -351,11 +373,18 @@ class ZmqRaft(ReadyEmitter):
             if link is None:
                 continue
             if action.message is not None:
-                link.send(*action.message)
+                kept_before = link.has_kept
+                link.send(*action.message, keep=action.keep)
+                if link.has_kept != kept_before:
+                    self._watch(link)
             else:
                 self._poller.unregister(link.socket)
                 link.reset()
                 self._poller.register(link.socket, zmq.POLLIN)
+
+    def _watch(self, link: ZmqRpcSocket) -> None:
+        """Poll a link for room as long as it keeps a message."""
+        self._poller.modify(link.socket, zmq.POLLIN | zmq.POLLOUT if link.has_kept else zmq.POLLIN)
 
     def _apply(self, applier: Applier) -> None:
         engine = self.engine

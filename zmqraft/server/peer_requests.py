@@ -11,14 +11,14 @@ from collections.abc import Sequence
 
 from zmqraft import constants
 from zmqraft.core.configuration import ClusterConfiguration
-from zmqraft.core.messages import AppendEntries, RequestVote
+from zmqraft.core.messages import AppendEntries, CommitNotice, RequestVote
 from zmqraft.core.raft import Raft
 from zmqraft.errors import RemoteProtocolError
 from zmqraft.protocol import EntryBatch, Protocols, decode_json
 
 __all__ = ["PeerRequests", "configurations_of"]
 
-_TYPES = (constants.REQUEST_VOTE, constants.APPEND_ENTRIES, constants.INSTALL_SNAPSHOT)
+_TYPES = (constants.REQUEST_VOTE, constants.APPEND_ENTRIES, constants.INSTALL_SNAPSHOT, constants.COMMIT_NOTICE)
 _MESSAGE_ID_SIZE_MAX = 3
 
 
@@ -57,6 +57,9 @@ class PeerRequests:
             return self._request_vote(frames, now)
         if frames[0] == constants.APPEND_ENTRIES:
             return self._append_entries(identity, message_id, frames, entries, now)
+        if frames[0] == constants.COMMIT_NOTICE:
+            self._commit_notice(frames, now)
+            return None
         raise RemoteProtocolError("snapshots from the leader are not supported by this version")
 
     @staticmethod
@@ -97,6 +100,11 @@ class PeerRequests:
         encoded = Protocols.APPEND_ENTRIES.encode_response(reply.term, reply.success, *conflict)
         self._last[leader_id] = (identity, message_id, encoded)
         return encoded
+
+    def _commit_notice(self, frames: Sequence[bytes], now: float) -> None:
+        _, _, leader_id, term, commit_index = Protocols.COMMIT_NOTICE.decode_request(frames)
+        self._check_sender(leader_id)
+        self._raft.step_commit_notice(CommitNotice(leader_id, term, commit_index), now)
 
     def _check_sender(self, peer_id: str) -> None:
         if peer_id == self._raft.id or peer_id not in self._raft.configuration:

@@ -21,6 +21,7 @@ import contextlib
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import PurePath
 from typing import Final
 
@@ -47,7 +48,8 @@ _ALLOCATION_SIZE: Final = 4 << 20
 
 
 class FileLog(FailStop, LogBase):
-    """The log that ships. `FileLog.open` makes one. Not for use from several threads at once, but for `prepare`."""
+    """The log that ships. `FileLog.open` makes one. Not for use from several threads at once, but for `prepare`
+    and what `begin_sync` returns."""
 
     def __init__(
         self,
@@ -73,6 +75,8 @@ class FileLog(FailStop, LogBase):
         self._last_index = contents.last_index
         # Whether the newest file has writes that are not synced. The others never have.
         self._dirty = False
+        # Held while a sync that `begin_sync` gave out has not returned.
+        self._syncing = threading.Lock()
         self._tail = tail
         # Open files other than the newest, the one used last at the end.
         self._recent: OrderedDict[int, IndexFile] = OrderedDict()
@@ -259,6 +263,7 @@ class FileLog(FailStop, LogBase):
 
     def _start_file(self, first_index: int) -> None:
         """Make the newest file durable, then the next one."""
+        self._wait_for_sync()
         self._sync_newest()
         full = self._files[-1]
         with self._files_lock:
@@ -320,6 +325,7 @@ class FileLog(FailStop, LogBase):
         self.check_writable()
         if index >= self._last_index:
             return
+        self._wait_for_sync()
         with self.writing(f"truncate after entry {index}"):
             with self._files_lock:
                 self._cut_files(index)
@@ -345,8 +351,32 @@ class FileLog(FailStop, LogBase):
         self._directory.remove_files([file.path for file in reversed(emptied)])
         self._recent.pop(files[-1].first_index, None)
 
-    def sync(self) -> None:
+    def begin_sync(self) -> Callable[[], None] | None:
         self.check_writable()
+        if not self._dirty:
+            return None
+        if not self._syncing.acquire(blocking=False):
+            raise RuntimeError("a sync that was given out has not returned")
+        # What is appended from here on is for the next one.
+        self._dirty = False
+        file = self._files[-1]
+
+        def sync() -> None:
+            try:
+                with self.writing("sync"):
+                    file.sync()
+            finally:
+                self._syncing.release()
+
+        return sync
+
+    def _wait_for_sync(self) -> None:
+        """Wait for a sync that was given out. Raises StorageFailedError when it has failed."""
+        with self._syncing:
+            self.check_writable()
+
+    def sync(self) -> None:
+        self._wait_for_sync()
         if self._dirty:
             with self.writing("sync"):
                 self._sync_newest()
@@ -361,7 +391,7 @@ class FileLog(FailStop, LogBase):
         if self._closed:
             return
         self._closed = True
-        with self._files_lock:
+        with self._syncing, self._files_lock:
             if self.failure is None and not self._dirty:
                 # Where it cannot be noted that the file is done, it is as after a crash.
                 with contextlib.suppress(OSError):

@@ -7,6 +7,7 @@ of `zmqraft.api`, so that whatever runs on them runs on files; one contract test
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 from zmqraft.api.log import LogBase
 from zmqraft.api.persistence import PeersValue, PersistenceBase
@@ -69,6 +70,8 @@ class MemoryLog(FailStop, LogBase):
         self._configs: list[int] = []
         self._requests = RequestIndex(request_id_cache_max)
         self.sync_count = 0
+        # What `begin_sync` gave out and has not run.
+        self._syncing: Callable[[], None] | None = None
 
     @property
     def first_index(self) -> int:
@@ -118,6 +121,7 @@ class MemoryLog(FailStop, LogBase):
             raise ValueError(f"cannot truncate after {index}: the log starts at {self._first_index}")
         if index >= self.last_index:
             return
+        self._finish_sync()
         count = index - self._first_index + 1
         del self._frames[count:]
         self._common = min(self._common, count)
@@ -127,10 +131,35 @@ class MemoryLog(FailStop, LogBase):
 
     def sync(self) -> None:
         self.check_writable()
-        if self._common == len(self._frames) == len(self._durable_frames):
-            return
-        self._durable_frames[self._common :] = self._frames[self._common :]
-        self._common = len(self._frames)
+        self._finish_sync()
+        if self._is_dirty:
+            self._make_durable(len(self._frames))
+
+    def begin_sync(self) -> Callable[[], None] | None:
+        self.check_writable()
+        if not self._is_dirty:
+            return None
+        count = len(self._frames)
+
+        def finish() -> None:
+            if self._syncing is finish:
+                self._syncing = None
+                self._make_durable(count)
+
+        self._syncing = finish
+        return finish
+
+    def _finish_sync(self) -> None:
+        if self._syncing is not None:
+            self._syncing()
+
+    @property
+    def _is_dirty(self) -> bool:
+        return not self._common == len(self._frames) == len(self._durable_frames)
+
+    def _make_durable(self, count: int) -> None:
+        self._durable_frames[self._common :] = self._frames[self._common : count]
+        self._common = count
         self.sync_count += 1
 
     def read(self, first: int, last: int, size_max: int) -> EntryBatch:

@@ -1,0 +1,162 @@
+"""What peers of zmqraft say to each other beyond zmq-raft: capabilities and commit notices, in virtual time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from support.local_cluster import PATIENT, running_cluster, wait_for
+from support.virtual_cluster import SECRET, VirtualCluster
+from zmqraft.client import ZmqRaftClient
+from zmqraft.constants import COMMIT_NOTICE
+from zmqraft.errors import InvariantError
+from zmqraft.protocol import EntryType, LogEntry, Protocols, new_request_id
+
+
+def notices(cluster: VirtualCluster) -> list[list[bytes]]:
+    return [frames for *_, frames in cluster.sent if frames[1] == COMMIT_NOTICE]
+
+
+def entry(index: int, term: int) -> bytes:
+    return LogEntry(index, term, EntryType.STATE, new_request_id(1_800_000_000.0), b"x").to_bytes()
+
+
+class Follower:
+    """Peer 1 of three, spoken to by hand as leader 2 of term 5."""
+
+    def __init__(self) -> None:
+        self.cluster = VirtualCluster(3)
+        self.peer = self.cluster.peers["1"]
+        self.peer.set_log(1, 1, 2, term=5)
+        self.cluster.start("1")
+        self.cluster.run(0.0)
+        self.message_id = 0
+
+    def append(self, prev_index: int, prev_term: int, *entries: bytes, term: int = 5, commit: int = 0) -> None:
+        self.message_id += 1
+        frames = Protocols.APPEND_ENTRIES.encode_request(
+            b"+", SECRET, "2", term, prev_index, prev_term, commit, list(entries)
+        )
+        self.cluster.inject("1", self.message_id, frames)
+        self.cluster.run(0.0)
+
+    def tell(self, commit_index: int, term: int = 5, leader: str = "2") -> int:
+        """Send a notice. Returns the commit index after it."""
+        frames = Protocols.COMMIT_NOTICE.encode_request(COMMIT_NOTICE, SECRET, leader, term, commit_index)
+        self.cluster.inject("1", 0, frames)
+        self.cluster.run(0.0)
+        return self.peer.running.raft.commit_index
+
+
+def test_a_commit_is_told_at_once_without_a_request(sync_s: float | None) -> None:
+    cluster = VirtualCluster(3)
+    cluster.start()
+    leader = cluster.leader()
+    cluster.commit(b"first")
+    cluster.run(1.0)
+    del cluster.sent[:]
+    index = cluster.commit(b"second")
+    others = [peer for peer in cluster.peers.values() if peer is not leader]
+    # Far less than a heartbeat.
+    cluster.run_until(lambda: all(len(peer.applied) == index for peer in others), 0.01)
+    assert len(notices(cluster)) == 2
+    carried = [frames for source, _, frames in cluster.sent if source == leader.id and frames[1] == b"+"]
+    assert len(carried) == 2
+
+
+def test_an_update_does_not_wait_for_the_reply_to_a_notice() -> None:
+    """One request is outstanding to a peer, and a notice is none."""
+    cluster = VirtualCluster(3, delay=0.01)
+    cluster.start()
+    leader = cluster.leader()
+    cluster.commit(b"first")
+    cluster.run(1.0)
+    request_id = cluster.update(leader.id, b"second")
+    cluster.run_until(lambda: cluster.committed(request_id))
+    began = cluster.now
+    request_id = cluster.update(leader.id, b"third")
+    cluster.run_until(lambda: cluster.committed(request_id))
+    assert cluster.now - began == pytest.approx(2 * cluster.delay)
+
+
+def test_zmq_raft_gets_no_notices() -> None:
+    cluster = VirtualCluster(3)
+    cluster.foreign = set(cluster.ids)
+    cluster.start()
+    for number in range(5):
+        cluster.commit(b"%d" % number)
+    cluster.run(1.0)
+    assert notices(cluster) == []
+    assert {peer.running.raft.commit_index for peer in cluster.peers.values()} == {6}
+
+
+def test_a_notice_that_is_lost_is_made_up_for_by_the_next_heartbeat() -> None:
+    cluster = VirtualCluster(3)
+    cluster.start()
+    leader = cluster.leader()
+    cluster.commit(b"first")
+    cluster.run(1.0)
+    request_id = cluster.update(leader.id, b"second")
+    cluster.run_until(lambda: cluster.committed(request_id))
+    # Both notices are on their way.
+    cluster.partition()
+    cluster.run(0.01)
+    cluster.heal()
+    cluster.run(0.3)
+    assert cluster.leaders == [leader]
+    assert {peer.running.raft.commit_index for peer in cluster.peers.values()} == {3}
+
+
+class TestWhatAFollowerBelieves:
+    def test_only_what_the_leader_has_shown_is_committed(self) -> None:
+        """FAULTS 10, W2: an unverified end of the log must not be committed."""
+        follower = Follower()
+        assert follower.tell(3) == 0
+        follower.append(1, 1)
+        assert follower.tell(3) == 1
+        follower.append(1, 1, entry(2, 1))
+        assert follower.tell(3) == 2
+        assert follower.tell(1) == 2
+        follower.append(2, 1, entry(3, 5), entry(4, 5))
+        assert follower.tell(9) == 4
+
+    def test_a_new_term_has_shown_nothing_yet(self) -> None:
+        follower = Follower()
+        follower.append(3, 2)
+        follower.append(1, 1, term=6)
+        assert follower.tell(3, term=6) == 1
+
+    def test_another_term_is_ignored(self) -> None:
+        follower = Follower()
+        follower.append(3, 2)
+        assert follower.tell(3, term=4) == 0
+        assert follower.tell(3, term=6) == 0
+        assert follower.peer.term == 5
+
+    def test_one_that_is_no_member_is_ignored(self) -> None:
+        follower = Follower()
+        follower.append(3, 2)
+        assert follower.tell(3, leader="9") == 0
+        assert follower.tell(3, leader="1") == 0
+        assert follower.peer.running.dropped["malformed message"] == 2
+
+    def test_a_second_leader_of_the_term_stops_the_peer(self) -> None:
+        """FAULTS W25."""
+        follower = Follower()
+        follower.append(3, 2)
+        follower.cluster.inject("1", 0, Protocols.COMMIT_NOTICE.encode_request(COMMIT_NOTICE, SECRET, "3", 5, 3))
+        assert isinstance(follower.peer.failure, InvariantError)
+
+
+def test_real_peers_learn_of_each_other_also_under_load(tmp_path: Path) -> None:
+    """A DEALER with ZMQ_SNDHWM 1 has no room for a question right behind a request: it went unheard for ever."""
+    with running_cluster(tmp_path, 3, **PATIENT) as peers:
+        leader = next(peer for peer in peers if peer.state == "leader")
+        with ZmqRaftClient([peer.url for peer in peers], secret=leader.secret, deadline_s=60.0) as client:
+
+            def busy_until_known() -> bool:
+                list(client.request_updates((b"%d" % number for number in range(100)), in_flight=10))
+                return len(leader.engine._append_sizes) == 2
+
+            wait_for(busy_until_known, "an answer to the question for capabilities")
