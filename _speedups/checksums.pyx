@@ -2,8 +2,8 @@
 """Checksums of what is on disk: CRC32C, and the 4 bytes that stand for each entry of an index file. The compiled twin
 of storage/_checksums.py.
 
-Knows nothing of files. The rule: a checksum covers an entry's bytes, its index, where it ends in the file, and whether
-it is the first since a sync; so it fits that entry in that place only. Same names, signatures, results, exceptions and
+Knows nothing of files. The rule: a checksum covers an entry's bytes, its index, where it ends in the file, and a mark
+of the writer's, 0 to 2; so it fits that entry in that place only. Same names, signatures, results, exceptions and
 docstrings as the pure twin; use either through `zmqraft.storage.checksums`.
 
 By the instructions of SSE 4.2 or ARMv8 where the processor that it runs on has them, else with 8 tables.
@@ -131,7 +131,7 @@ cdef object _far = 1 << 62
 cdef int64_t OFFSET_MAX = 0xFFFFFFFF
 
 
-cdef inline uint32_t slot_value(uint32_t crc, uint64_t index, uint64_t end, uint32_t starts) noexcept nogil:
+cdef inline uint32_t slot_value(uint32_t crc, uint64_t index, uint64_t end, uint32_t mark) noexcept nogil:
     """The checksum of an entry, from that of its bytes (still inverted)."""
     cdef unsigned char[12] place
     cdef int byte
@@ -140,10 +140,10 @@ cdef inline uint32_t slot_value(uint32_t crc, uint64_t index, uint64_t end, uint
     for byte in range(4):
         place[8 + byte] = <unsigned char> (end >> (8 * byte))
     crc = zr_crc(crc, place, 12) ^ <uint32_t> 0xFFFFFFFF
-    if starts:
-        return crc ^ <uint32_t> 0xA5A5A5A4 | 1
-    crc &= <uint32_t> 0xFFFFFFFE
-    return crc if crc else 2
+    if mark:
+        crc ^= <uint32_t> 0xA5A5A5A4 if mark == 1 else <uint32_t> 0x5A5A5A58
+    crc = crc & <uint32_t> 0xFFFFFFFC | mark
+    return crc if crc else 4
 
 
 cdef int hold(data, Py_buffer *view) except -1:
@@ -168,11 +168,10 @@ def crc32c(data, value=0):
     return crc
 
 
-def checksum_bytes(batch, base, starts):
+def checksum_bytes(batch, base, mark):
     """The checksums of a batch whose data begins ``base`` bytes behind the start of the file's: 4 bytes for each entry.
 
-    ``starts``: everything before the batch was synced, so that its first entry is marked. ValueError when an end lies
-    at 4 GiB or more.
+    The first one gets the ``mark``, 0 to 2. ValueError for another one, and when an end lies at 4 GiB or more.
     """
     cdef EntryBatch entries
     cdef Py_ssize_t position
@@ -185,10 +184,13 @@ def checksum_bytes(batch, base, starts):
         raise TypeError(f"expected an EntryBatch, not {type(batch).__name__}")
     entries = batch
     base = PyNumber_Index(base)
+    mark = PyNumber_Index(mark)
+    if not 0 <= mark <= 2:
+        raise ValueError(f"a mark is 0 to 2, not {shown(mark)}")
     if not 0 <= base <= OFFSET_MAX - batch_size(entries):
         raise ValueError(f"{batch_size(entries)} bytes behind offset {shown(base)} end beyond {OFFSET_MAX}")
     shift = base
-    first = 1 if starts else 0
+    first = mark
     table = PyBytes_FromStringAndSize(NULL, 4 * entries.count)
     slot = <unsigned char *> PyBytes_AS_STRING(table)
     data = entries.start
@@ -247,9 +249,9 @@ def count_matching(first_index, data, ends, slots, low, high):
                     last = position
                     break
                 value = slot_of[position - first]
-                if value == 0 or value != slot_value(
+                if value == 0 or value & 3 == 3 or value != slot_value(
                     zr_crc(<uint32_t> 0xFFFFFFFF, bytes_of + (start - base), end - start),
-                    index + position, end, value & 1
+                    index + position, end, value & 3
                 ):
                     last = position
                     break
@@ -281,10 +283,10 @@ def find_end(index, data, start, low, high, step, slot):
     begin, end, stride, wanted, entry_index = start, low, min(step, OFFSET_MAX), slot, index
     stop = max(min(high, begin + view.len + 1, OFFSET_MAX), 0)
     done = begin
-    while wanted and end < stop:
+    while wanted and wanted & 3 != 3 and end < stop:
         crc = zr_crc(crc, <const unsigned char *> view.buf + (done - begin), end - done)
         done = end
-        if slot_value(crc, entry_index, end, wanted & 1) == wanted:
+        if slot_value(crc, entry_index, end, wanted & 3) == wanted:
             found = True
             break
         end += stride

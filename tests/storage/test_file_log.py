@@ -174,7 +174,7 @@ def test_an_append_writes_data_checksums_and_offsets_and_syncs_once() -> None:
     assert disk.calls() == [("pwrite", NEW)] * 3
     (_, _, data, data_offset), (_, _, checksums, checksums_offset), (_, _, offsets, table_offset) = disk.events
     assert data == bytes(whole.data)
-    assert checksums == checksum_bytes(whole, 0, True)
+    assert checksums == checksum_bytes(whole, 0, 1)
     assert 24 + 4 * 7 < checksums_offset < data_offset - 4 * 7
     assert offsets == b"".join(end.to_bytes(4, "little") for end in whole.ends)
     assert table_offset == 24 < data_offset
@@ -192,11 +192,28 @@ def test_only_the_first_entry_behind_a_sync_is_marked() -> None:
     log.sync()
     log.append(batch(4, 5))
     marks = [event[2][::4] for event in disk.events[1::3] if event[0] == "pwrite" and len(event[2]) <= 8]
-    assert [[byte & 1 for byte in marked] for marked in marks] == [[1, 0], [0]]
+    assert [[byte & 3 for byte in marked] for marked in marks] == [[1, 0], [0]]
     log.truncate_after(3)
     del disk.events[:]
     log.append(batch(4, 5, 2))
-    assert [byte & 1 for byte in disk.events[2][2][::4]] == [1, 0]
+    assert [byte & 3 for byte in disk.events[2][2][::4]] == [1, 0]
+
+
+def test_an_entry_behind_a_sync_that_is_under_way_is_marked_so() -> None:
+    disk = ProbeFileSystem(MemoryDisk())
+    log = open_log(disk)
+    log.append(batch(1, 1))
+    finish = log.begin_sync()
+    assert finish is not None
+    del disk.events[:]
+    log.append(batch(2, 3))
+    finish()
+    log.append(batch(4, 4))
+    log.sync()
+    log.append(batch(5, 5))
+    marks = [event[2][::4] for event in disk.events[1::3] if event[0] == "pwrite" and len(event[2]) <= 8]
+    assert [[byte & 3 for byte in marked] for marked in marks] == [[2, 0], [0]]
+    assert disk.events[8][2][0] & 3 == 1
 
 
 def test_what_is_allocated_ahead_is_given_back() -> None:

@@ -1,9 +1,9 @@
 """Checksums of what is on disk: CRC32C, and the 4 bytes that stand for each entry of an index file. The pure twin of
 _speedups/checksums.pyx.
 
-Knows nothing of files. The rule: a checksum covers an entry's bytes, its index, where it ends in the file, and whether
-it is the first since a sync; so it fits that entry in that place only. Of the 32 bits the lowest one is that mark, and
-the others are of the CRC; 0 stands for no checksum, and one that would be 0 becomes 2.
+Knows nothing of files. The rule: a checksum covers an entry's bytes, its index, where it ends in the file, and a mark
+of the writer's, 0 to 2; so it fits that entry in that place only. Of the 32 bits the lowest two are the mark, and the
+others are of the CRC; 0 stands for no checksum, and one that would be 0 becomes 4.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["checksum_bytes", "count_matching", "crc32c", "find_end"]
 _OFFSET_MAX: Final = 2**32 - 1
 _INDEX_STOP: Final = 1 << 62
 #: Changes the other bits of a checksum with the mark, so that the mark alone cannot be damaged unnoticed.
-_MARKED: Final = 0xA5A5A5A4
+_MARKED: Final = (0, 0xA5A5A5A4, 0x5A5A5A58)
 #: An index and where its entry ends.
 _PLACE: Final = struct.Struct("<QI")
 
@@ -45,12 +45,10 @@ def _updated(crc: int, data: bytes | memoryview) -> int:
     return crc
 
 
-def _slot_value(crc: int, index: int, end: int, starts: int) -> int:
+def _slot_value(crc: int, index: int, end: int, mark: int) -> int:
     """The checksum of an entry, from that of its bytes (still inverted)."""
     crc = _updated(crc, _PLACE.pack(index, end)) ^ 0xFFFFFFFF
-    if starts:
-        return crc ^ _MARKED | 1
-    return crc & 0xFFFFFFFE or 2
+    return (crc ^ _MARKED[mark]) & 0xFFFFFFFC | mark or 4
 
 
 def crc32c(data: bytes | bytearray | memoryview, value: int = 0) -> int:
@@ -61,23 +59,25 @@ def crc32c(data: bytes | bytearray | memoryview, value: int = 0) -> int:
     return _updated(value ^ 0xFFFFFFFF, memoryview(data).cast("B")) ^ 0xFFFFFFFF
 
 
-def checksum_bytes(batch: EntryBatch, base: int, starts: bool) -> bytes:
+def checksum_bytes(batch: EntryBatch, base: int, mark: int) -> bytes:
     """The checksums of a batch whose data begins ``base`` bytes behind the start of the file's: 4 bytes for each entry.
 
-    ``starts``: everything before the batch was synced, so that its first entry is marked. ValueError when an end lies
-    at 4 GiB or more.
+    The first one gets the ``mark``, 0 to 2. ValueError for another one, and when an end lies at 4 GiB or more.
     """
     if not isinstance(batch, EntryBatch):
         raise TypeError(f"expected an EntryBatch, not {type(batch).__name__}")
     base = to_index(base)
+    mark = to_index(mark)
+    if not 0 <= mark <= 2:
+        raise ValueError(f"a mark is 0 to 2, not {shown(mark)}")
     if not 0 <= base <= _OFFSET_MAX - batch.size:
         raise ValueError(f"{batch.size} bytes behind offset {shown(base)} end beyond {_OFFSET_MAX}")
     data = batch.data
     slots = []
-    start, first = 0, 1 if starts else 0
+    start = 0
     for index, end in enumerate(batch.ends, batch.first_index):
-        slots.append(_slot_value(_updated(0xFFFFFFFF, data[start:end]), index, base + end, first))
-        start, first = end, 0
+        slots.append(_slot_value(_updated(0xFFFFFFFF, data[start:end]), index, base + end, mark))
+        start, mark = end, 0
     return struct.pack(f"<{len(slots)}I", *slots)
 
 
@@ -105,7 +105,7 @@ def count_matching(
         if not start <= end <= base + len(view):
             return position - low
         crc = _updated(0xFFFFFFFF, view[start - base : end - base])
-        if slot == 0 or slot != _slot_value(crc, first_index + position, end, slot & 1):
+        if slot == 0 or slot & 3 == 3 or slot != _slot_value(crc, first_index + position, end, slot & 3):
             return position - low
         start = end
     return high - low
@@ -125,9 +125,9 @@ def find_end(
         raise ValueError(f"no entry {shown(index)} begins at {shown(start)} and ends from {shown(low)} on")
     view = memoryview(data).cast("B")
     crc, done = 0xFFFFFFFF, start
-    for end in range(low, min(high, start + len(view) + 1, _OFFSET_MAX), step) if slot else ():
+    for end in range(low, min(high, start + len(view) + 1, _OFFSET_MAX), step) if slot and slot & 3 != 3 else ():
         crc = _updated(crc, view[done - start : end - start])
         done = end
-        if _slot_value(crc, index, end, slot & 1) == slot:
+        if _slot_value(crc, index, end, slot & 3) == slot:
             return end
     return None

@@ -7,7 +7,9 @@ On disk, between META and ITMZ (integers least significant byte first)::
           then 4 bytes for each entry of the table: its checksum, or 0 where none was stored
 
 A checksum (`zmqraft.storage.checksums`) covers the entry's bytes, with its term and request id, its index, the offset
-of its end, and a mark: whether it is the first one that was written since a sync. The record says who wrote last:
+of its end, and a mark for the first one of a unit, which is what was written from one sync to the next: ``DURABLE``
+when everything before was durable then, ``SYNCING`` when the unit before was still being synced. (There is one sync at
+a time, so that everything before that unit was durable.) The record says who wrote last:
 
 - ``OPEN`` with a count and an end: we opened the file for writing, and these entries were durable then.
 - ``CLOSED`` with a count and an end: we were done with the file, everything in it was durable, and it held that.
@@ -18,7 +20,8 @@ Each state is durable before anything is done that the one before does not allow
 before the first offset is zeroed, CLOSED only when all that it vouches for is. zmq-raft leaves the segment as it is.
 So what does not fit tells who wrote it:
 
-- A checksum that matches proves the entry, and one with the mark proves that everything before was durable.
+- A checksum that matches proves the entry. With the mark ``DURABLE`` it proves that everything before was durable;
+  with ``SYNCING``, that everything before the next mark below it was.
 - 0 says nothing ("unknown"): written by zmq-raft, or the sector of the checksum was lost in a crash.
 - CLOSED, but the table has another count or end: zmq-raft wrote last. What does not match at the end is its own.
 - CLOSED and the same count and end, or OPEN: an entry that does not match is torn (see `log_opening`) or damaged.
@@ -40,14 +43,35 @@ from typing import Final, NamedTuple
 from zmqraft.storage.checksums import crc32c
 from zmqraft.storage.token_file import Segment, encode_segment
 
-__all__ = ["CRCS", "RECORD_SIZE", "FileState", "Record", "decode_record", "encode_checksum_segment", "slots_offset"]
+__all__ = [
+    "CRCS",
+    "MARK_DURABLE",
+    "MARK_NONE",
+    "MARK_SYNCING",
+    "RECORD_SIZE",
+    "FileState",
+    "Record",
+    "decode_record",
+    "encode_checksum_segment",
+    "mark_of",
+    "slots_offset",
+]
 
 CRCS: Final = b"CRCS"
+MARK_NONE: Final = 0
+MARK_DURABLE: Final = 1
+MARK_SYNCING: Final = 2
+
 _VERSION: Final = 1
 #: Version, state, count, end.
 _RECORD: Final = struct.Struct("<IIII")
 _CRC: Final = struct.Struct("<I")
 RECORD_SIZE: Final = _RECORD.size + _CRC.size
+
+
+def mark_of(slot: int) -> int:
+    """The mark in a checksum."""
+    return slot & 3
 
 
 class FileState(IntEnum):

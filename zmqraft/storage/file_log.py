@@ -30,6 +30,7 @@ from zmqraft.api.snapshot import SnapshotBase
 from zmqraft.constants import INDEX_FILE_CAPACITY, INDEX_FILE_CAPACITY_MAX, INDEX_FILE_DATA_SIZE_MAX
 from zmqraft.errors import ConfigurationError, StorageError
 from zmqraft.protocol.entry import EntryBatch
+from zmqraft.storage.checksum_segment import MARK_DURABLE, MARK_NONE, MARK_SYNCING
 from zmqraft.storage.failure import FailStop, describe
 from zmqraft.storage.fs import OS_FILE_SYSTEM, FileSystem
 from zmqraft.storage.index_file import IndexFile
@@ -255,11 +256,20 @@ class FileLog(FailStop, LogBase):
             size = file.data_size + part.size
             if size > file.allocated and self._allocation_size:
                 file.allocate(size + self._allocation_size // 4)
-            starts, self._dirty = not self._dirty, True
-            file.write(part, starts)
+            mark = MARK_NONE if self._dirty else self._mark()
+            self._dirty = True
+            file.write(part, mark)
             if count == len(batch):
                 return
             batch = batch.slice(batch.first_index + count, batch.last_index)
+
+    def _mark(self) -> int:
+        """What the first entry of a unit says of those before it."""
+        if self._syncing.locked():
+            return MARK_SYNCING
+        # A sync that has failed meanwhile has said so before it was over.
+        self.check_writable()
+        return MARK_DURABLE
 
     def _start_file(self, first_index: int) -> None:
         """Make the newest file durable, then the next one."""

@@ -34,6 +34,7 @@ from zmqraft.protocol.entry import EntryBatch, check_entry
 from zmqraft.protocol.log_index import table_bytes
 from zmqraft.storage.checksum_segment import (
     CRCS,
+    MARK_DURABLE,
     RECORD_SIZE,
     FileState,
     Record,
@@ -392,17 +393,17 @@ class IndexFile:
                 size = _UNBOUNDED
             self.allocated = size
 
-    def write(self, batch: EntryBatch, starts: bool = True) -> None:
+    def write(self, batch: EntryBatch, mark: int = MARK_DURABLE) -> None:
         """Add the entries of a batch, of which there is at least one and for which there is room. Does not sync.
 
-        ``starts``: everything before is synced. OSError.
+        ``mark`` says what is known to be durable, see `checksum_segment`. OSError.
         """
         ends, count, data_size, handle = self.ends, self.count, self.data_size, self.handle
         table = table_bytes(batch, data_size)
         pwrite = self._fs.pwrite
         pwrite(handle, batch.data, self.data_offset + data_size)
         if self._slots_offset:
-            pwrite(handle, checksum_bytes(batch, data_size, starts), self._slots_offset + _SLOT_SIZE * count)
+            pwrite(handle, checksum_bytes(batch, data_size, mark), self._slots_offset + _SLOT_SIZE * count)
         pwrite(handle, table, TABLE_OFFSET + _SLOT_SIZE * count)
         ends += _slots_from_bytes(table)
         self.count = count + len(batch)

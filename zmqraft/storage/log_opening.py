@@ -3,17 +3,19 @@
 The rule: what can be proved never to have been acknowledged is trimmed, and a warning says so; anything else stops the
 peer with a CorruptionError. What counts as a proof, given that the only fault is a crash or one damaged place:
 
-- An entry is acknowledged only after an fdatasync that covers it, and all that was written since the last one is one
+- An entry is acknowledged only after an fdatasync that covers it. All that was written from one to the next is one
   unit, of which a crash may lose any sectors (512 bytes). Only the last unit of the newest file with entries can be
-  torn: each older file was synced before the next got its first entry.
+  torn, and the one before it, when that was still being synced: each older file was synced before the next got its
+  first entry.
 
 In files with checksums that we were writing to (`checksum_segment` says how that is known):
 
 - Nothing was where the unit is, so a lost sector reads as zeros, or as what the unit before had put there and then
   zeros. So a torn entry has no checksum that matches, and from its beginning, or from the beginning of a sector in it,
   to the end of that sector all is zero, or the file ends. It is removed with all behind it, which are of its unit too.
-- An entry whose checksum matches and has the mark of the first in a unit proves that all before it were durable. So
-  does the count in the record. An entry before such a one that does not match is damaged, however it looks.
+- An entry whose checksum matches and has the mark of the first in a unit proves that all before it were durable, or
+  all before the unit before it. So does the count in the record. Where it is proved that an entry was durable, it is
+  damaged when it does not match, however it looks.
 - An entry that does not match, and no sector of which is lost, is damaged. That stops.
 - An entry without a checksum of which no sector is lost is complete: the sector of the checksum was lost, or zmq-raft
   wrote it behind ours. It is kept, and gets its checksum. So are those at the end that zmq-raft wrote over ours. (The
@@ -50,7 +52,7 @@ from zmqraft.api.snapshot import SnapshotBase
 from zmqraft.constants import ENTRY_HEADER_SIZE, INDEX_FILE_CAPACITY_MAX
 from zmqraft.errors import CorruptionError
 from zmqraft.protocol.entry import EntryBatch
-from zmqraft.storage.checksum_segment import FileState
+from zmqraft.storage.checksum_segment import MARK_DURABLE, MARK_NONE, MARK_SYNCING, FileState, mark_of
 from zmqraft.storage.checksums import checksum_bytes, count_matching, find_end
 from zmqraft.storage.index_file import TABLE_OFFSET, IndexFile
 from zmqraft.storage.log_directory import LogDirectory
@@ -250,7 +252,7 @@ def _proves_entry_before(file: IndexFile, table: array[int], behind: int) -> boo
     data = file.read_bytes(file.data_size, table[behind])
     index = file.first_index + behind - 1
     end = find_end(index, data, file.data_size, file.data_size + 1, table[behind], 1, slots[0])
-    if end is None or not slots[1] & 1:
+    if end is None or mark_of(slots[1]) != MARK_DURABLE:
         return False
     table[behind - 1] = end
     return count_matching(file.first_index, data[end - file.data_size :], table, slots[1:], behind, behind + 1) == 1
@@ -295,10 +297,13 @@ def _count_before_torn(file: IndexFile) -> int:
     durable = file.record.entry_count
     slots = file.checksums(0, file.count)
     bad = {position for position, _ in unmatched}
+    under_way = False
     for position in range(file.count - 1, durable - 1, -1):
-        if slots[position] & 1 and position not in bad:
+        mark = MARK_NONE if position in bad else mark_of(slots[position])
+        if mark == MARK_DURABLE or (mark == MARK_SYNCING and under_way):
             durable = position
             break
+        under_way = under_way or mark == MARK_SYNCING
     for position, slot in unmatched:
         if position < durable:
             continue
@@ -470,7 +475,7 @@ class _Unknown:
             index = file.first_index + position
             part = batch.slice(index, index)
             base = file.file_offset(index) - file.data_offset
-            self.slots[position] = int.from_bytes(checksum_bytes(part, base, False), "little")
+            self.slots[position] = int.from_bytes(checksum_bytes(part, base, MARK_NONE), "little")
         if self._replaced is not None:
             # zmq-raft replaces all entries from one on: one of ours behind it proves that it is damaged.
             first = max(self._replaced, batch.first_index - file.first_index)
