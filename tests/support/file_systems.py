@@ -7,7 +7,7 @@ each file and directory, what is durable and what a crash may take away.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from random import Random
@@ -15,7 +15,10 @@ from typing import Any
 
 from zmqraft.storage import FileSystem
 
-__all__ = ["MUTATING_CALLS", "Crash", "MemoryDisk", "ProbeFileSystem"]
+__all__ = ["MUTATING_CALLS", "SECTOR_SIZE", "Crash", "MemoryDisk", "ProbeFileSystem", "Unsynced"]
+
+#: What a disk writes whole or not at all.
+SECTOR_SIZE = 512
 
 MUTATING_CALLS = frozenset(
     {"pwrite", "fdatasync", "sync_directory", "truncate", "allocate", "mkdir", "rename", "link", "unlink", "create"}
@@ -43,6 +46,8 @@ class ProbeFileSystem(FileSystem):
         self.failed = 0
         self.open_paths: dict[int, str] = {}
         self.open_max = 0
+        #: The handle of the last write.
+        self.written_handle = -1
 
     def calls(self) -> list[tuple[Any, ...]]:
         """The events without the data of writes."""
@@ -73,6 +78,7 @@ class ProbeFileSystem(FileSystem):
         return self.inner.pread(handle, size, offset)
 
     def pwrite(self, handle: int, data: bytes | memoryview, offset: int) -> None:
+        self.written_handle = handle
         self._change("pwrite", self.open_paths[handle], bytes(data), offset)
         self.inner.pwrite(handle, data, offset)
 
@@ -167,6 +173,7 @@ class MemoryDisk(FileSystem):
     def __init__(self) -> None:
         self.root = _Directory()
         self._handles: dict[int, _File] = {}
+        self._closed: dict[int, _File] = {}
         self._next_handle = 3
         self.now = 1_700_000_000.0
 
@@ -227,7 +234,7 @@ class MemoryDisk(FileSystem):
         return self._next_handle
 
     def close(self, handle: int) -> None:
-        del self._handles[handle]
+        self._closed[handle] = self._handles.pop(handle)
 
     def pread(self, handle: int, size: int, offset: int) -> bytes:
         file = self._handles[handle]
@@ -297,6 +304,23 @@ class MemoryDisk(FileSystem):
 
     # --- crashing -------------------------------------------------------------------------------------------------
 
+    def write_late(self, handle: int, data: bytes, offset: int) -> None:
+        """A part of a write that was cut off: its file may be closed by now."""
+        file = self._handles.get(handle) or self._closed[handle]
+        file.change(offset, data)
+        file.pending.append((offset, data))
+
+    def unsynced(self) -> list[Unsynced]:
+        """All that a crash may keep or lose now."""
+        return [item for node in _nodes(self.root, {}).values() for item in _unsynced(node)]
+
+    def crash_with(self, kept: Collection[Unsynced]) -> MemoryDisk:
+        """The disk after a crash that keeps, of what is not synced, exactly this."""
+        disk = MemoryDisk()
+        disk.now = self.now
+        disk.root = _directory_with(self.root, kept, {})
+        return disk
+
     def crash(self, random: Random | None = None) -> MemoryDisk:
         """The disk after a power cut: without ``random`` only what was synced is there.
 
@@ -308,6 +332,83 @@ class MemoryDisk(FileSystem):
         copies: dict[int, _File | _Directory] = {}
         disk.root = _survivor(self.root, random, copies)
         return disk
+
+
+@dataclass(frozen=True)
+class Unsynced:
+    """Something that a crash may keep or lose by itself: a sector of a file, its size, or a change in a directory."""
+
+    node: _File | _Directory
+    #: The number of the sector or of the change; -1 for the size.
+    number: int
+
+    def __hash__(self) -> int:
+        return hash((id(self.node), self.number))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Unsynced) and other.node is self.node and other.number == self.number
+
+
+def _nodes(directory: _Directory, found: dict[int, _File | _Directory]) -> dict[int, _File | _Directory]:
+    """All that is, or after a crash may be, below a directory."""
+    found[id(directory)] = directory
+    below = [*directory.durable.values(), *directory.entries.values()]
+    for node in [*below, *(node for _, node in directory.pending if node is not None)]:
+        if id(node) not in found:
+            if isinstance(node, _Directory):
+                _nodes(node, found)
+            else:
+                found[id(node)] = node
+    return found
+
+
+def _unsynced(node: _File | _Directory) -> Iterator[Unsynced]:
+    if isinstance(node, _Directory):
+        yield from (Unsynced(node, number) for number in range(len(node.pending)))
+        return
+    if node.size != node.durable_size:
+        yield Unsynced(node, -1)
+    if node.pending:
+        for number in range(-(-min(len(node.data), node.size) // SECTOR_SIZE)):
+            now, before = (_sector(data, number) for data in (node.data, node.durable))
+            if now != before:
+                yield Unsynced(node, number)
+
+
+def _sector(data: bytes | bytearray, number: int) -> bytes:
+    return bytes(data[number * SECTOR_SIZE : (number + 1) * SECTOR_SIZE]).ljust(SECTOR_SIZE, b"\0")
+
+
+def _file_with(file: _File, kept: Collection[Unsynced]) -> _File:
+    data = bytearray(file.durable)
+    size = file.size if Unsynced(file, -1) in kept else file.durable_size
+    for item in kept:
+        if item.node is file and item.number >= 0:
+            _change(data, 0, item.number * SECTOR_SIZE, _sector(file.data, item.number))
+    del data[size:]
+    survivor = _File(data, size)
+    survivor.sync()
+    return survivor
+
+
+def _directory_with(
+    directory: _Directory, kept: Collection[Unsynced], copies: dict[int, _File | _Directory]
+) -> _Directory:
+    entries = dict(directory.durable)
+    for number, (name, node) in enumerate(directory.pending):
+        if Unsynced(directory, number) in kept:
+            if node is None:
+                entries.pop(name, None)
+            else:
+                entries[name] = node
+    copy = _Directory()
+    for name, node in entries.items():
+        if id(node) not in copies:
+            is_file = isinstance(node, _File)
+            copies[id(node)] = _file_with(node, kept) if is_file else _directory_with(node, kept, copies)
+        copy.entries[name] = copies[id(node)]
+    copy.durable = dict(copy.entries)
+    return copy
 
 
 def _change(data: bytearray, size: int, offset: int, piece: bytes | None) -> int:

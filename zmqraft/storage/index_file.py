@@ -208,10 +208,12 @@ class IndexFile:
         ends = table[:count]
         if ends.tolist() != sorted(set(ends)):
             position = next(p for p in range(1, count) if ends[p - 1] >= ends[p])
-            if position != count - 1 or not self.may_be_torn:
+            if not (self.may_be_torn and (position == count - 1 or self.was_being_cut)):
                 raise self.unordered_error(position, ends[position], ends[position - 1])
-            self.unordered_end = ends.pop()
-            count -= 1
+            self.unordered_end = ends[position]
+            del ends[position:]
+            count = position
+            leftovers = table[position:]
         self._ends = ends
         self.count = count
         self.data_size = ends[-1] if count else 0
@@ -245,6 +247,11 @@ class IndexFile:
     def may_be_torn(self) -> bool:
         """Whether we were writing to the file, with checksums, and were not done."""
         return self.record is not None and self.record.state is not FileState.CLOSED
+
+    @property
+    def was_being_cut(self) -> bool:
+        """Whether we were removing entries, and were not done."""
+        return self.record is not None and self.record.state is FileState.CUTTING
 
     @property
     def changed_by_others(self) -> bool:

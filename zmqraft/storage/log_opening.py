@@ -21,8 +21,8 @@ In files with checksums that we were writing to (`checksum_segment` says how tha
   wrote it behind ours. It is kept, and gets its checksum. So are those at the end that zmq-raft wrote over ours. (The
   other way round, an entry of zmq-raft's that has all zeros for such a part would be taken for a torn one, if we had
   crashed on this file before, since what we had written last could look like this.)
-- The offsets are written last, so where the last one that is there has lost bytes its checksum matches for the true
-  end of its entry. A unit whose offset is only partly there goes as a torn one does.
+- The offsets are written last, and zeroed first. So where a killed process has written the last one, or zeroed the
+  first one, only in part, the checksum of its entry matches for the whole one. Such an entry goes as a torn one does.
 - An offset that is 0, though the checksum behind it proves that it was not, is damaged. The one of the last entry of
   a closed file is known from the record, and is put back.
 
@@ -310,7 +310,8 @@ def _count_before_torn(file: IndexFile) -> int:
         if _has_lost_sector(file, position):
             return position
         if slot:
-            if position == file.count - 1 and file.unordered_end is None and _is_torn_end(file, position):
+            last = position == file.count - 1 and file.unordered_end is None
+            if (last or file.was_being_cut) and _is_torn_end(file, position, file.ends[position]):
                 return position
             raise file.checksum_error(position)
     return file.count
@@ -346,20 +347,23 @@ def _has_lost_sector(file: IndexFile, position: int) -> bool:
     return False
 
 
-def _is_torn_end(file: IndexFile, position: int, end: int | None = None) -> bool:
-    """Whether only the lower bytes of the offset of the last entry were written: its checksum matches for a higher one.
-
-    ``end`` is what was written; by default the offset in the table.
-    """
-    end = file.ends[position] if end is None else end
+def _is_torn_end(file: IndexFile, position: int, end: int) -> bool:
+    """Whether the offset of an entry, of which ``end`` is there, was not written or not zeroed completely: its checksum
+    matches for another one, which has more upper bytes or, where entries were being removed, more lower ones."""
     start = file.ends[position - 1] if position else 0
     (slot,) = file.checksums(position, position + 1)
     data = file.read_bytes(start, file.file_size() - file.data_offset)
+    index, stop = file.first_index + position, start + len(data) + 1
     step = 256
-    first = end + step
-    if first <= start:
-        first += (start - first) // step * step + step
-    return find_end(file.first_index + position, data, start, first, start + len(data) + 1, step, slot) is not None
+    first = max(end + step, start + step - (start - end) % step)
+    if find_end(index, data, start, first, stop, step, slot) is not None:
+        return True
+    if not file.was_being_cut or end % step:
+        return False
+    lower = step
+    while end % (lower * step) == 0 and lower < stop:
+        lower *= step
+    return find_end(index, data, start, max(end, start) + 1, min(end + lower, stop), 1, slot) is not None
 
 
 def _check_torn_end(file: IndexFile, position: int, end: int) -> None:
