@@ -245,17 +245,29 @@ def _restore_last_end(file: IndexFile, position: int, end: int) -> None:
 
 
 def _proves_entry_before(file: IndexFile, table: array[int], behind: int) -> bool:
-    """Whether the first entry without an offset is there, and the one behind it proves that it was durable."""
+    """Whether the first entry without an offset is there, and those behind it prove that it was durable."""
     if behind >= file.capacity or not table[behind] > file.data_size:
         return False
-    slots = file.checksums(behind - 1, behind + 1)
-    data = file.read_bytes(file.data_size, table[behind])
-    index = file.first_index + behind - 1
+    position = behind - 1
+    stop = next((at for at in range(behind, file.capacity) if not table[at]), file.capacity)
+    slots = file.checksums(position, stop)
+    data = memoryview(file.read_bytes(file.data_size, max(table[behind:stop])))
+    index = file.first_index + position
     end = find_end(index, data, file.data_size, file.data_size + 1, table[behind], 1, slots[0])
-    if end is None or mark_of(slots[1]) != MARK_DURABLE:
+    if end is None:
         return False
-    table[behind - 1] = end
-    return count_matching(file.first_index, data[end - file.data_size :], table, slots[1:], behind, behind + 1) == 1
+    table[position] = end
+    under_way = False
+    for at in range(behind, stop):
+        mark = mark_of(slots[at - position])
+        if mark == MARK_NONE or not table[at - 1] < table[at]:
+            continue
+        own = slots[at - position : at - position + 1]
+        if count_matching(file.first_index, data[table[at - 1] - file.data_size :], table, own, at, at + 1):
+            if mark == MARK_DURABLE or under_way:
+                return True
+            under_way = True
+    return False
 
 
 def _newest_with_entries(contents: LogContents) -> IndexFile | None:
