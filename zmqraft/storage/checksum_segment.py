@@ -13,7 +13,7 @@ a time, so that everything before that unit was durable.) The record says who wr
 
 - ``OPEN`` with a count and an end: we opened the file for writing, and these entries were durable then.
 - ``CLOSED`` with a count and an end: we were done with the file, everything in it was durable, and it held that.
-- ``CUTTING``: we are removing entries, so that the count and end before are void, and nothing is known.
+- ``CUTTING`` with a count and an end: we are removing the entries behind these; what was known before is void.
 - A record that does not match its own CRC was being written when a crash came, and says as little as ``CUTTING``.
 
 Each state is durable before anything is done that the one before does not allow: OPEN before the first entry, CUTTING
@@ -63,6 +63,8 @@ MARK_DURABLE: Final = 1
 MARK_SYNCING: Final = 2
 
 _VERSION: Final = 1
+#: The count of a record that says nothing.
+_NOWHERE: Final = 2**32 - 1
 #: Version, state, count, end.
 _RECORD: Final = struct.Struct("<IIII")
 _CRC: Final = struct.Struct("<I")
@@ -83,7 +85,7 @@ class FileState(IntEnum):
 
 
 class Record(NamedTuple):
-    """``entry_count`` entries that end at ``end`` bytes, from the start of the data, were durable."""
+    """``entry_count`` entries that end at ``end`` bytes, from the start of the data."""
 
     state: FileState
     entry_count: int = 0
@@ -96,13 +98,13 @@ class Record(NamedTuple):
 
 
 def decode_record(data: bytes) -> Record:
-    """The record; CUTTING for one that was not written completely."""
+    """The record; a CUTTING one of nothing where it was not written completely."""
     record = data[: _RECORD.size]
     if len(data) == RECORD_SIZE and _CRC.unpack_from(data, _RECORD.size)[0] == crc32c(record):
         version, state, count, end = _RECORD.unpack(record)
         if version == _VERSION and state in iter(FileState):
             return Record(FileState(state), count, end)
-    return Record(FileState.CUTTING)
+    return Record(FileState.CUTTING, _NOWHERE)
 
 
 def encode_checksum_segment(capacity: int) -> bytes:

@@ -208,7 +208,7 @@ class IndexFile:
         ends = table[:count]
         if ends.tolist() != sorted(set(ends)):
             position = next(p for p in range(1, count) if ends[p - 1] >= ends[p])
-            if not (self.may_be_torn and (position == count - 1 or self.was_being_cut)):
+            if not (self.may_be_torn and (position == count - 1 or self.was_being_cut_at(position))):
                 raise self.unordered_error(position, ends[position], ends[position - 1])
             self.unordered_end = ends[position]
             del ends[position:]
@@ -248,10 +248,10 @@ class IndexFile:
         """Whether we were writing to the file, with checksums, and were not done."""
         return self.record is not None and self.record.state is not FileState.CLOSED
 
-    @property
-    def was_being_cut(self) -> bool:
-        """Whether we were removing entries, and were not done."""
-        return self.record is not None and self.record.state is FileState.CUTTING
+    def was_being_cut_at(self, position: int) -> bool:
+        """Whether we were removing the entries from a position on, and were not done."""
+        record = self.record
+        return record is not None and record.state is FileState.CUTTING and record.entry_count == position
 
     @property
     def changed_by_others(self) -> bool:
@@ -426,7 +426,7 @@ class IndexFile:
         self.leftover_count, self.unordered_end = 0, None
         if self._slots_offset:
             # Behind the sync: the record vouches for the entries.
-            self._write_record(FileState.OPEN)
+            self._write_record(Record(FileState.OPEN, self.count, self.data_size))
             self._fs.fdatasync(self.handle)
 
     def finish(self) -> None:
@@ -436,7 +436,7 @@ class IndexFile:
         """
         if self._slots_offset and (self.may_be_torn or self.changed_by_others):
             self._clear_behind()
-            self._write_record(FileState.CLOSED)
+            self._write_record(Record(FileState.CLOSED, self.count, self.data_size))
             self._fs.fdatasync(self.handle)
 
     def truncate(self, count: int) -> None:
@@ -448,7 +448,7 @@ class IndexFile:
             # What zmq-raft wrote does not match: so it must not be said that we write, before `begin`.
             own = self._slots_offset > 0 and not self.changed_by_others
             if own:
-                self._write_record(FileState.CUTTING)
+                self._write_record(Record(FileState.CUTTING, count, self.ends[count - 1] if count else 0))
                 self._fs.fdatasync(self.handle)
             ends = self.ends
             self._zero_table(count, self.count)
@@ -460,7 +460,7 @@ class IndexFile:
             if own:
                 self._zero_checksums(count, removed)
                 self._cut()
-                self._write_record(FileState.OPEN)
+                self._write_record(Record(FileState.OPEN, self.count, self.data_size))
                 self._fs.fdatasync(self.handle)
 
     def store_checksums(self, slots: dict[int, int]) -> None:
@@ -476,8 +476,7 @@ class IndexFile:
         self.unordered_end = None
         self._read_table()
 
-    def _write_record(self, state: FileState) -> None:
-        record = Record(state) if state is FileState.CUTTING else Record(state, self.count, self.data_size)
+    def _write_record(self, record: Record) -> None:
         self._fs.pwrite(self.handle, record.encode(), self._slots_offset - RECORD_SIZE)
         self.record = record
 

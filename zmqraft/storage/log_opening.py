@@ -21,8 +21,9 @@ In files with checksums that we were writing to (`checksum_segment` says how tha
   wrote it behind ours. It is kept, and gets its checksum. So are those at the end that zmq-raft wrote over ours. (The
   other way round, an entry of zmq-raft's that has all zeros for such a part would be taken for a torn one, if we had
   crashed on this file before, since what we had written last could look like this.)
-- The offsets are written last, and zeroed first. So where a killed process has written the last one, or zeroed the
-  first one, only in part, the checksum of its entry matches for the whole one. Such an entry goes as a torn one does.
+- The offsets are written last. So where a killed process has written the last one that is there only in part, the
+  checksum of its entry matches for the whole one. Where it has zeroed the first one only in part, the record says that
+  it is this one. Such an entry goes as a torn one does.
 - An offset that is 0, though the checksum behind it proves that it was not, is damaged. The one of the last entry of
   a closed file is known from the record, and is put back.
 
@@ -306,7 +307,7 @@ def _count_before_torn(file: IndexFile) -> int:
     """How many entries are there before the first one of the last unit that a crash has torn."""
     assert file.record is not None
     unmatched = _unmatched(file)
-    durable = file.record.entry_count
+    durable = file.record.entry_count if file.record.state is FileState.OPEN else 0
     slots = file.checksums(0, file.count)
     bad = {position for position, _ in unmatched}
     under_way = False
@@ -319,11 +320,11 @@ def _count_before_torn(file: IndexFile) -> int:
     for position, slot in unmatched:
         if position < durable:
             continue
-        if _has_lost_sector(file, position):
+        if _has_lost_sector(file, position) or _was_being_zeroed(file, position, file.ends[position]):
             return position
         if slot:
             last = position == file.count - 1 and file.unordered_end is None
-            if (last or file.was_being_cut) and _is_torn_end(file, position, file.ends[position]):
+            if last and _is_torn_end(file, position, file.ends[position]):
                 return position
             raise file.checksum_error(position)
     return file.count
@@ -359,30 +360,27 @@ def _has_lost_sector(file: IndexFile, position: int) -> bool:
     return False
 
 
+def _was_being_zeroed(file: IndexFile, position: int, end: int) -> bool:
+    """Whether the lower bytes of the first offset that was to be zeroed are."""
+    return file.was_being_cut_at(position) and end & 0xFF == 0
+
+
 def _is_torn_end(file: IndexFile, position: int, end: int) -> bool:
-    """Whether the offset of an entry, of which ``end`` is there, was not written or not zeroed completely: its checksum
-    matches for another one, which has more upper bytes or, where entries were being removed, more lower ones."""
+    """Whether only the lower bytes of an offset, ``end``, were written: the checksum of the entry matches for a higher
+    one."""
     start = file.ends[position - 1] if position else 0
     (slot,) = file.checksums(position, position + 1)
     data = file.read_bytes(start, file.file_size() - file.data_offset)
-    index, stop = file.first_index + position, start + len(data) + 1
     step = 256
     first = max(end + step, start + step - (start - end) % step)
-    if find_end(index, data, start, first, stop, step, slot) is not None:
-        return True
-    if not file.was_being_cut or end % step:
-        return False
-    lower = step
-    while end % (lower * step) == 0 and lower < stop:
-        lower *= step
-    return find_end(index, data, start, max(end, start) + 1, min(end + lower, stop), 1, slot) is not None
+    return find_end(file.first_index + position, data, start, first, start + len(data) + 1, step, slot) is not None
 
 
 def _check_torn_end(file: IndexFile, position: int, end: int) -> None:
-    if not _is_torn_end(file, position, end):
+    if not (_was_being_zeroed(file, position, end) or _is_torn_end(file, position, end)):
         raise file.unordered_error(position, end, file.data_size)
     _log.warning(
-        "%s: removing entry %d, whose offset was not written completely, and which was never acknowledged",
+        "%s: removing entry %d, whose offset was not written or zeroed completely, and which nobody counts on",
         file.path,
         file.first_index + position,
     )
