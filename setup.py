@@ -17,7 +17,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
 
 #: Add a module here, and its name in zmqraft/_accel.py.
-MODULES = ["frames", "log_index", "request_index", "zmq_io", "commit_loop"]
+MODULES = ["frames", "log_index", "request_index", "checksums", "zmq_io", "commit_loop"]
 SOURCES = "_speedups"
 #: The .pxd files stand under the path of their module's name: elsewhere Cython silently does not find them.
 INCLUDE = f"{SOURCES}/include"

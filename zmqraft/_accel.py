@@ -25,7 +25,7 @@ __all__ = ["EXTENSIONS", "PURE_REASON"]
 
 _PACKAGE: Final = "zmqraft._speedups"
 #: Every compiled module. A new one is named here and in setup.py.
-_MODULES: Final = ("frames", "log_index", "request_index", "zmq_io", "commit_loop")
+_MODULES: Final = ("frames", "log_index", "request_index", "checksums", "zmq_io", "commit_loop")
 
 
 def _switch(name: str) -> bool:

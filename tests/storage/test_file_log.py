@@ -14,6 +14,7 @@ from support.logs import batch_of, make_entry, read_all
 from zmqraft.errors import ConfigurationError, StorageError, StorageFailedError
 from zmqraft.protocol.entry import EntryBatch, LogEntry
 from zmqraft.storage import FileLog, SnapshotFile
+from zmqraft.storage.checksums import checksum_bytes
 from zmqraft.storage.log_opening import log_capacity
 
 FOLDER = "/data/log/00000/00/00"
@@ -33,6 +34,10 @@ def open_log(disk: MemoryDisk | ProbeFileSystem, **options: int) -> FileLog:
 
 def file(index: int) -> str:
     return f"{FOLDER}/{index:014x}.rlog"
+
+
+#: Under this name a file is made; the probe knows it by that, since it was open before it got its own.
+NEW = "/data/log.new"
 
 
 def ranges(log: FileLog) -> list[tuple[int, int]]:
@@ -156,28 +161,105 @@ def test_a_new_log_syncs_every_level() -> None:
         assert created.index(("mkdir", path)) + 1 == created.index(
             ("sync_directory", str(Path(path).parent)), created.index(("mkdir", path))
         )
-    assert created[-4:] == [
-        ("create", file(1)),
-        ("pwrite", file(1)),
-        ("fdatasync", file(1)),
-        ("sync_directory", FOLDER),
-    ]
+    assert created.index(("fdatasync", NEW)) < created.index(("rename", NEW))
+    assert created[-3:] == [("rename", NEW), ("sync_directory", FOLDER), ("allocate", NEW)]
 
 
-def test_an_append_writes_data_then_offsets_and_syncs_once() -> None:
+def test_an_append_writes_data_checksums_and_offsets_and_syncs_once() -> None:
     disk = ProbeFileSystem(MemoryDisk())
     log = open_log(disk)
     del disk.events[:]
     whole = batch(1, 3)
     log.append(whole)
-    assert disk.calls() == [("pwrite", file(1))] * 2
-    (_, _, data, data_offset), (_, _, offsets, table_offset) = disk.events
+    assert disk.calls() == [("pwrite", NEW)] * 3
+    (_, _, data, data_offset), (_, _, checksums, checksums_offset), (_, _, offsets, table_offset) = disk.events
     assert data == bytes(whole.data)
+    assert checksums == checksum_bytes(whole, 0, 1)
+    assert 24 + 4 * 7 < checksums_offset < data_offset - 4 * 7
     assert offsets == b"".join(end.to_bytes(4, "little") for end in whole.ends)
     assert table_offset == 24 < data_offset
     log.sync()
     log.sync()
-    assert disk.calls()[2:] == [("fdatasync", file(1))]
+    assert disk.calls()[3:] == [("fdatasync", NEW)]
+
+
+def test_only_the_first_entry_behind_a_sync_is_marked() -> None:
+    disk = ProbeFileSystem(MemoryDisk())
+    log = open_log(disk)
+    del disk.events[:]
+    log.append(batch(1, 2))
+    log.append(batch(3, 3))
+    log.sync()
+    log.append(batch(4, 5))
+    marks = [event[2][::4] for event in disk.events[1::3] if event[0] == "pwrite" and len(event[2]) <= 8]
+    assert [[byte & 3 for byte in marked] for marked in marks] == [[1, 0], [0]]
+    log.truncate_after(3)
+    del disk.events[:]
+    log.append(batch(4, 5, 2))
+    assert [byte & 3 for byte in disk.events[2][2][::4]] == [1, 0]
+
+
+def test_an_entry_behind_a_sync_that_is_under_way_is_marked_so() -> None:
+    disk = ProbeFileSystem(MemoryDisk())
+    log = open_log(disk)
+    log.append(batch(1, 1))
+    finish = log.begin_sync()
+    assert finish is not None
+    del disk.events[:]
+    log.append(batch(2, 3))
+    finish()
+    log.append(batch(4, 4))
+    log.sync()
+    log.append(batch(5, 5))
+    marks = [event[2][::4] for event in disk.events[1::3] if event[0] == "pwrite" and len(event[2]) <= 8]
+    assert [[byte & 3 for byte in marked] for marked in marks] == [[2, 0], [0]]
+    assert disk.events[8][2][0] & 3 == 1
+
+
+def test_what_is_allocated_ahead_is_given_back() -> None:
+    disk = ProbeFileSystem(MemoryDisk())
+    log = open_log(disk, allocation_size=4096)
+    log.append(batch(1, 9))
+    log.sync()
+    sizes = {path: disk.size(disk.open(path)) for path in (file(1), file(8))}
+    header = sizes[file(1)] - 7 * 24
+    assert header < 200
+    # One more offset and checksum.
+    assert sizes[file(8)] == header + 8 + 2 * 24 + 1024
+    log.close()
+    assert disk.size(disk.open(file(8))) == header + 8 + 2 * 24
+
+
+def test_room_is_made_ahead_where_the_rest_of_the_file_needs_it() -> None:
+    disk = ProbeFileSystem(MemoryDisk())
+    log = open_log(disk, allocation_size=400, capacity=64)
+    assert not log.wants_preparation
+    log.append(batch(1, 2))
+    assert log.wants_preparation
+    log.prepare()
+    assert not log.wants_preparation
+    before = disk.calls().count(("allocate", NEW))
+    for index in range(3, 16):
+        log.append(batch(index, index))
+    assert disk.calls().count(("allocate", NEW)) == before
+    log.close()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EOPNOTSUPP])
+def test_without_room_ahead_files_grow(code: int) -> None:
+    disk = ProbeFileSystem(MemoryDisk())
+    disk.error = lambda: OSError(code, "no room")
+    disk.fail_call = "allocate"
+    log = open_log(disk)
+    log.append(batch(1, 5))
+    log.prepare()
+    log.append(batch(6, 20))
+    log.sync()
+    assert disk.failed >= 2
+    log.close()
+    log = open_log(disk.inner.crash())  # type: ignore[attr-defined]
+    assert read_all(log) == entries(1, 20)
+    log.close()
 
 
 def test_a_file_is_durable_before_the_next_one_gets_an_entry() -> None:
@@ -187,32 +269,42 @@ def test_a_file_is_durable_before_the_next_one_gets_an_entry() -> None:
     log.append(batch(1, 10))
     log.sync()
     assert disk.calls() == [
-        ("pwrite", file(1)),
-        ("pwrite", file(1)),
-        ("fdatasync", file(1)),
-        ("create", file(8)),
-        ("pwrite", file(8)),
-        ("fdatasync", file(8)),
+        *[("pwrite", NEW)] * 3,
+        ("fdatasync", NEW),
+        # It is noted that the file is closed.
+        ("truncate", NEW),
+        ("pwrite", NEW),
+        ("fdatasync", NEW),
+        ("create", NEW),
+        ("pwrite", NEW),
+        ("fdatasync", NEW),
+        ("rename", NEW),
         ("sync_directory", FOLDER),
-        ("pwrite", file(8)),
-        ("pwrite", file(8)),
-        ("fdatasync", file(8)),
+        ("allocate", NEW),
+        *[("pwrite", NEW)] * 3,
+        ("fdatasync", NEW),
     ]
+
+
+def truncated(path: str) -> list[tuple[str, str]]:
+    write, sync = ("pwrite", path), ("fdatasync", path)
+    # The record; the offsets; the checksums, the bytes and the record again.
+    return [write, sync, write, sync, write, ("truncate", path), write, sync]
 
 
 def test_a_truncation_goes_from_the_end_and_is_synced() -> None:
     disk = ProbeFileSystem(MemoryDisk())
     log = open_log(disk)
     log.append(batch(1, 20))
+    log.sync()
+    log.close()
+    log = open_log(disk)
     del disk.events[:]
     log.truncate_after(5)
     assert disk.calls() == [
-        ("pwrite", file(16)),
-        ("fdatasync", file(16)),
-        ("pwrite", file(8)),
-        ("fdatasync", file(8)),
-        ("pwrite", file(1)),
-        ("fdatasync", file(1)),
+        *truncated(file(16)),
+        *truncated(file(8)),
+        *truncated(file(1)),
         ("unlink", file(16)),
         ("sync_directory", FOLDER),
         ("unlink", file(8)),
@@ -293,16 +385,24 @@ def workload(log: FileLog) -> None:
     log.sync()
 
 
-def count_of_calls() -> int:
+def calls_of_workload() -> list[str]:
     disk = ProbeFileSystem(MemoryDisk())
     log = open_log(disk)
     before = len(disk.events)
     workload(log)
-    return len(disk.events) - before
+    return [call for call, _ in disk.calls()[before:]]
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
-@pytest.mark.parametrize("number", range(count_of_calls()))
+FAILURES = [
+    (number, code)
+    for number, call in enumerate(calls_of_workload())
+    for code in (errno.EIO, errno.ENOSPC)
+    # Where there is no room ahead there may be enough for the entry.
+    if (call, code) != ("allocate", errno.ENOSPC)
+]
+
+
+@pytest.mark.parametrize(("number", "code"), FAILURES)
 def test_any_failed_call_is_final(number: int, code: int) -> None:
     disk = ProbeFileSystem(MemoryDisk())
     log = open_log(disk)
@@ -388,7 +488,10 @@ def test_the_table_and_the_data_on_a_real_disk(tmp_path: Path) -> None:
     log.append(whole)
     log.sync()
     content = (tmp_path / "log/00000/00/00/00000000000001.rlog").read_bytes()
-    assert content.endswith(b"ITMZ\0\0\0\0" + bytes(whole.data))
+    start = content.index(b"ITMZ\0\0\0\0") + 8
+    assert content[start : start + whole.size] == bytes(whole.data)
+    assert len(content) > start + whole.size
+    assert not any(content[start + whole.size :])
     ends = [int.from_bytes(content[24 + 4 * slot : 28 + 4 * slot], "little") for slot in range(7)]
     assert ends == [*whole.ends, 0, 0]
     assert all(low < high for low, high in pairwise(ends[:5]))
@@ -415,7 +518,11 @@ def test_a_file_made_ahead_is_used() -> None:
     log.sync()
     probe.events.clear()
     log.append(batch(8, 8))
-    assert [call for call, _ in probe.calls()] == ["rename", "sync_directory", "pwrite", "pwrite"]
+    assert [call for call, _ in probe.calls()] == [
+        *("truncate", "pwrite", "fdatasync"),
+        *("rename", "sync_directory"),
+        *("pwrite", "pwrite", "pwrite"),
+    ]
     assert (probe.inner.kind(SPARE), probe.inner.kind(file(8))) == (None, "file")
     assert ranges(log) == [(1, 7), (8, 8)]
     log.close()

@@ -14,6 +14,7 @@ from support.file_systems import MemoryDisk, ProbeFileSystem
 from zmqraft.api import PersistenceBase
 from zmqraft.errors import ConfigurationError, CorruptionError, StorageError, StorageFailedError
 from zmqraft.storage import FileSystem, MemoryPersistence, RaftPersistence, StatePersistence
+from zmqraft.storage.checksums import crc32c
 
 PEERS = [("1", "tcp://127.0.0.1:8047"), ("2", "tcp://127.0.0.1:8147")]
 JOINT = {"old": PEERS, "new": [*PEERS, ("3", "tcp://127.0.0.1:8247")]}
@@ -27,9 +28,18 @@ def open_state(path: Path, **options: Any) -> RaftPersistence:
 
 
 def records(content: bytes) -> list[dict[str, Any]]:
+    """The records of a file, each without its checksum, which matches when there is one."""
     unpacker = msgpack.Unpacker()
     unpacker.feed(content)
-    return list(unpacker)
+    found = []
+    start = 0
+    for record in unpacker:
+        end = unpacker.tell()
+        if "crc32c" in record:
+            assert record.pop("crc32c") == crc32c(content[start : end - 4])
+        found.append(record)
+        start = end
+    return found
 
 
 def write(path: Path, *parts: dict[str, Any] | bytes) -> bytes:
@@ -370,6 +380,65 @@ def test_a_damaged_length_that_hides_later_records_stops() -> None:
     disk = on_disk(msgpack.packb(FIRST) + b"\xde\0\x10" + later[0][1:] + later[1][1:] + later[2][1:])
     with pytest.raises(CorruptionError, match=r"the record at offset 25 does not end before the file does"):
         open_on(disk)
+
+
+def long_state(disk: MemoryDisk) -> bytes:
+    """Records of ours, the last one over more than one sector."""
+    state = open_on(disk)
+    state.update_vote(1, "1")
+    state.update_vote(2, "2")
+    state.update_peers([("1", "tcp://127.0.0.1:8047"), ("2", "tcp://" + "long-name." * 100)], REQUEST_ID, 5)
+    state.close()
+    return content_of(disk, "/raft.pers")
+
+
+def last_record(content: bytes) -> int:
+    """Where the last record begins."""
+    return len(content) - len(msgpack.packb(records(content)[-1])) - 12
+
+
+def test_a_byte_of_a_record_of_ours_that_is_damaged_stops() -> None:
+    whole = long_state(on_disk(b""))
+    for offset in range(len(whole)):
+        for flip in (1, 0x80, 0xFF, whole[offset]):
+            content = bytearray(whole)
+            content[offset] ^= flip
+            try:
+                state = open_on(on_disk(bytes(content)))
+            except (CorruptionError, ConfigurationError):
+                continue
+            # Only where it was in the name of the checksum.
+            assert (state.current_term, state.voted_for, state.peers_index) == (2, "2", 5)
+            assert b"crc32c" in whole[max(offset - 6, 0) : offset + 7]
+            state.close()
+
+
+@pytest.mark.parametrize("lost", range(4))
+def test_a_lost_sector_of_the_last_record(lost: int, caplog: pytest.LogCaptureFixture) -> None:
+    disk = on_disk(b"")
+    content = bytearray(long_state(disk))
+    start = last_record(content)
+    sectors = range(start // 512, -(-len(content) // 512))
+    sector = sectors[lost % len(sectors)]
+    low, high = max(sector * 512, start), min(sector * 512 + 512, len(content))
+    content[low:high] = bytes(high - low)
+    state = open_on(on_disk(bytes(content)))
+    assert (state.current_term, state.voted_for, state.peers) == (2, "2", None)
+    assert "ignoring the bytes" in caplog.text
+    state.update_vote(3, "3")
+    state.close()
+
+
+def test_a_lost_sector_before_the_last_record_stops() -> None:
+    disk = on_disk(b"")
+    long_state(disk)
+    state = open_on(disk)
+    state.update_vote(3, "3")
+    state.close()
+    content = bytearray(content_of(disk, "/raft.pers"))
+    content[512:1024] = bytes(512)
+    with pytest.raises(CorruptionError, match=r"/raft\.pers: the record at offset"):
+        open_on(on_disk(bytes(content)))
 
 
 def test_a_file_far_too_large() -> None:

@@ -21,8 +21,8 @@ FS = OS_FILE_SYSTEM
 #: pathlib only for PurePath, datetime only to write a given time.
 ALLOWED = {
     "__future__", "abc", "array", "base64", "bisect", "collections", "contextlib", "copy", "dataclasses", "datetime",
-    "errno", "hashlib", "itertools", "logging", "msgpack", "operator", "pathlib", "re", "struct", "sys", "threading",
-    "typing",
+    "enum", "errno", "hashlib", "itertools", "logging", "msgpack", "operator", "pathlib", "re", "struct", "sys",
+    "threading", "typing",
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.file_systems import MemoryDisk, ProbeFileSystem
+from support.foreign_files import without_segment
 from zmqraft.errors import CorruptionError, StorageError, StorageFailedError
 from zmqraft.storage import SnapshotFile, SnapshotWriter
 
@@ -136,7 +137,8 @@ def test_damage(tmp_path: Path, offset: int, data: bytes, part: str) -> None:
     with SnapshotWriter(path, 1, 1) as writer:
         writer.write(b"12345678")
         writer.finish().close()
-    content = bytearray(path.read_bytes())
+    # As zmq-raft writes it.
+    content = bytearray(without_segment(path.read_bytes(), b"CRCS"))
     assert offset < len(content)
     at = content.index(b"META")
     # The name of the machine varies.
@@ -156,6 +158,23 @@ def test_damage(tmp_path: Path, offset: int, data: bytes, part: str) -> None:
         SnapshotFile.open(path)
     assert str(path) in str(caught.value)
     assert part in str(caught.value)
+
+
+def test_a_block_that_has_changed_since_the_snapshot_was_opened(tmp_path: Path) -> None:
+    path = tmp_path / "snap"
+    data = bytes(range(256)) * 1024
+    snapshot = SnapshotFile.create(path, 7, 1, [data[:100_000], data[100_000:]])
+    content = bytearray(path.read_bytes())
+    content[snapshot.data_offset + 150_000] ^= 1
+    path.write_bytes(content)
+    for offset, size in ((0, 65536), (0, 131072), (100, 131072 - 100), (196608, 65536), (200_000, 100_000)):
+        assert snapshot.read(offset, size) == data[offset : offset + size]
+    for offset, size in ((131072, 65536), (0, 131073), (150_001, 1), (196_607, 5)):
+        with pytest.raises(CorruptionError, match=rf" from offset {snapshot.data_offset + 131072} on, .*index 7"):
+            snapshot.read(offset, size)
+    snapshot.close()
+    with pytest.raises(CorruptionError, match="the snapshot of index 7 does not match its checksum"):
+        SnapshotFile.open(path)
 
 
 @pytest.mark.parametrize("cut", [1, 5, 8, 12, 60])

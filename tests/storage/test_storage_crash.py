@@ -14,8 +14,8 @@ from typing import Generic, TypeVar
 import pytest
 
 from support.file_systems import Crash, MemoryDisk, ProbeFileSystem
-from support.logs import make_entry, read_all
-from zmqraft.protocol.entry import EntryBatch, LogEntry
+from support.logs import ToldOfLog, make_entry, read_all
+from zmqraft.protocol.entry import EntryBatch
 from zmqraft.storage import FileLog, RaftPersistence, SnapshotFile
 
 Told = TypeVar("Told")
@@ -58,37 +58,6 @@ class CrashPoints(Generic[Told]):
 
 
 # --- the log ---------------------------------------------------------------------------------------------------------
-
-
-class ToldOfLog:
-    """What the caller of a log was told to be durable, and every entry that was ever written at an index."""
-
-    def __init__(self) -> None:
-        self.durable: list[LogEntry] = []
-        self.written: dict[int, list[LogEntry]] = {}
-
-    def append(self, log: FileLog, count: int, term: int, length: int = 4) -> None:
-        first = log.last_index + 1
-        entries = [make_entry(index, term, b"%04d" % index * length) for index in range(first, first + count)]
-        for entry in entries:
-            self.written.setdefault(entry.index, []).append(entry)
-        log.append(EntryBatch.from_entries(entries))
-
-    def truncate_after(self, log: FileLog, index: int) -> None:
-        # From the moment that it is asked for, what is above may be gone.
-        del self.durable[index:]
-        log.truncate_after(index)
-
-    def sync(self, log: FileLog) -> None:
-        entries = read_all(log)
-        log.sync()
-        self.durable = entries
-
-    def check(self, found: list[LogEntry]) -> None:
-        assert found[: len(self.durable)] == self.durable
-        for position, entry in enumerate(found):
-            assert entry.index == position + 1
-            assert entry in self.written[entry.index]
 
 
 def open_log(fs: MemoryDisk | ProbeFileSystem) -> FileLog:

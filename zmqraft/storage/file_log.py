@@ -2,13 +2,16 @@
 
 Knows nothing of Raft. The rules, by which a crash at any moment leaves a log that opens:
 
-- `append` writes the data of entries and then their offsets; `sync` makes them durable with one fdatasync.
-- All index files but the newest are durable: a file is synced before the next one is made, and the next one's header,
-  name and folders are durable before an entry is written to it.
+- `append` writes the data of entries, their checksums and then their offsets; `sync` makes them durable with one
+  fdatasync. What a crash before it loses, the checksums tell (see `log_opening`).
+- All index files but the newest are durable: a file is synced, and then noted to be closed, before the next one is
+  made, and the next one's header, name and folders are durable before an entry is written to it.
+- The newest file is allocated ahead of the entries, so that a sync writes them and not the size of the file as well.
 - A truncation is durable when `truncate_after` returns. It takes entries away from the end: the newest file is emptied
   first, the file that holds the new end is cut last, and only then are emptied files unlinked, newest first. So a
   crash in between leaves a longer log, never one with a gap.
-- The next file may be made ahead (`prepare`), under another name, and is renamed into its place when it is needed.
+- The next file may be made ahead, and the newest one allocated further (`prepare`, maybe in another thread; never
+  while files change places). It is made under another name, and renamed into its place when it is needed.
 - After a failed write or sync nothing is written any more (`failure` says why), nor is it tried again.
 """
 
@@ -27,6 +30,7 @@ from zmqraft.api.snapshot import SnapshotBase
 from zmqraft.constants import INDEX_FILE_CAPACITY, INDEX_FILE_CAPACITY_MAX, INDEX_FILE_DATA_SIZE_MAX
 from zmqraft.errors import ConfigurationError, StorageError
 from zmqraft.protocol.entry import EntryBatch
+from zmqraft.storage.checksum_segment import MARK_DURABLE, MARK_NONE, MARK_SYNCING
 from zmqraft.storage.failure import FailStop, describe
 from zmqraft.storage.fs import OS_FILE_SYSTEM, FileSystem
 from zmqraft.storage.index_file import IndexFile
@@ -40,6 +44,8 @@ __all__ = ["FileLog"]
 
 #: As many index files are open at once, of a log of any size.
 _OPEN_FILES_MAX: Final = 64
+#: Files are allocated ahead by that many bytes; by a quarter where somebody waits for it.
+_ALLOCATION_SIZE: Final = 4 << 20
 
 
 class FileLog(FailStop, LogBase):
@@ -55,6 +61,7 @@ class FileLog(FailStop, LogBase):
         data_size_max: int,
         open_files_max: int,
         tail: TailCache,
+        allocation_size: int,
     ) -> None:
         """For `open` only."""
         super().__init__(f"the log {directory.path}")
@@ -77,8 +84,9 @@ class FileLog(FailStop, LogBase):
         self._closed = False
         # The next file, made ahead. After a truncation, or when a file was started early, a later one.
         self._spare: IndexFile | None = None
-        # Held while it is made or put in its place.
-        self._spare_lock = threading.Lock()
+        self._allocation_size = allocation_size
+        # Held while files are made ahead or allocated, and while they come, go or are cut.
+        self._files_lock = threading.Lock()
 
     @classmethod
     def open(
@@ -92,6 +100,7 @@ class FileLog(FailStop, LogBase):
         data_size_max: int = INDEX_FILE_DATA_SIZE_MAX,
         open_files_max: int = _OPEN_FILES_MAX,
         tail_cache_size_max: int = TAIL_CACHE_SIZE_MAX,
+        allocation_size: int = _ALLOCATION_SIZE,
         fs: FileSystem = OS_FILE_SYSTEM,
     ) -> FileLog:
         """Open the log in the directory ``path`` with its snapshot, or make both; everything in it is then durable.
@@ -99,7 +108,8 @@ class FileLog(FailStop, LogBase):
         ``capacity`` (entries in a file, a power of two) is for a new log; an existing one keeps its own. Request ids
         whose own time is before ``remember_after_seconds`` (since the epoch) are not remembered, and never more than
         ``request_id_cache_max`` of them. The data of one file stays below ``data_size_max`` bytes. The entries appended
-        last are kept in memory as well, in about ``tail_cache_size_max`` bytes.
+        last are kept in memory as well, in about ``tail_cache_size_max`` bytes. Room in the newest file is allocated
+        ahead in steps of ``allocation_size`` bytes; 0 lets files grow as they are written.
 
         Raises ConfigurationError for a bad capacity, CorruptionError for damaged files, StorageError for files that
         cannot be opened, read or made.
@@ -111,12 +121,16 @@ class FileLog(FailStop, LogBase):
         directory = LogDirectory(fs, str(PurePath(path)))
         try:
             snapshot = _open_snapshot(fs, str(PurePath(snapshot_path)))
+            contents = LogContents()
             try:
                 contents = open_log(directory, snapshot, capacity, remember_after_seconds, request_id_cache_max)
                 if not contents.files:
                     first_index = snapshot.index + 1
                     contents.files.append(directory.create_file(first_index, capacity_at(first_index, capacity)))
+                newest = contents.files[-1]
+                newest.allocate(newest.data_size + allocation_size // 4)
             except BaseException:
+                contents.close()
                 snapshot.close()
                 raise
         except OSError as error:
@@ -124,7 +138,7 @@ class FileLog(FailStop, LogBase):
         first = contents.files[0]
         capacity = log_capacity(first.first_index, first.capacity, capacity)
         tail = TailCache(tail_cache_size_max)
-        return cls(directory, contents, snapshot, capacity, data_size_max, open_files_max, tail)
+        return cls(directory, contents, snapshot, capacity, data_size_max, open_files_max, tail, allocation_size)
 
     # --- what it holds --------------------------------------------------------------------------------------------
 
@@ -235,19 +249,35 @@ class FileLog(FailStop, LogBase):
         while len(batch):
             file = self._files[-1]
             count = file.room_for(batch, self._data_size_max)
-            if count:
-                self._dirty = True
-                file.write(batch.slice(batch.first_index, batch.first_index + count - 1))
-                batch = batch.slice(batch.first_index + count, batch.last_index)
-            else:
+            if count == 0:
                 self._start_file(batch.first_index)
+                continue
+            part = batch.slice(batch.first_index, batch.first_index + count - 1)
+            size = file.data_size + part.size
+            if size > file.allocated and self._allocation_size:
+                file.allocate(size + self._allocation_size // 4)
+            mark = MARK_NONE if self._dirty else self._mark()
+            self._dirty = True
+            file.write(part, mark)
+            if count == len(batch):
+                return
+            batch = batch.slice(batch.first_index + count, batch.last_index)
+
+    def _mark(self) -> int:
+        """What the first entry of a unit says of those before it."""
+        if self._syncing.locked():
+            return MARK_SYNCING
+        # A sync that has failed meanwhile has said so before it was over.
+        self.check_writable()
+        return MARK_DURABLE
 
     def _start_file(self, first_index: int) -> None:
         """Make the newest file durable, then the next one."""
         self._wait_for_sync()
         self._sync_newest()
         full = self._files[-1]
-        with self._spare_lock:
+        with self._files_lock:
+            full.finish()
             if self._spare is not None and self._spare.first_index == first_index:
                 file, self._spare = self._spare, None
                 # In the list first: whatever happens, it is closed with the others.
@@ -260,21 +290,39 @@ class FileLog(FailStop, LogBase):
 
     @property
     def wants_preparation(self) -> bool:
+        return (self._wants_room or self._wants_spare) and self.failure is None
+
+    @property
+    def _wants_spare(self) -> bool:
         newest, spare = self._files[-1], self._spare
-        return (
-            2 * newest.count > newest.capacity
-            and (spare is None or spare.first_index != newest.next_file_index)
-            and self.failure is None
-        )
+        return 2 * newest.count > newest.capacity and (spare is None or spare.first_index != newest.next_file_index)
+
+    @property
+    def _wants_room(self) -> bool:
+        """Whether little is left of what is allocated, and less than the rest of the file will take."""
+        newest = self._files[-1]
+        room, count = newest.allocated - newest.data_size, newest.count
+        if 4 * room >= self._allocation_size or not self._allocation_size:
+            return False
+        return room * count < (newest.capacity - count) * newest.data_size
 
     def prepare(self) -> None:
-        with self._spare_lock:
-            if not self.wants_preparation:
-                return
-            first_index = self._files[-1].next_file_index
-            with self.writing(f"make the file for entry {first_index} ahead"):
-                self._close_spare()
-                self._spare = self._directory.create_spare(first_index, capacity_at(first_index, self._capacity))
+        with self._files_lock:
+            newest = self._files[-1]
+            if self.failure is None and self._wants_room:
+                with self.writing(f"allocate {newest.path}"):
+                    newest.allocate(min(newest.data_size + self._allocation_size, self._data_size_max))
+            if self.failure is None and self._wants_spare:
+                first_index = newest.next_file_index
+                with self.writing(f"make the file for entry {first_index} ahead"):
+                    self._close_spare()
+                    self._spare = self._directory.create_spare(first_index, capacity_at(first_index, self._capacity))
+                    self._spare.allocate(self._expected_size(newest))
+
+    def _expected_size(self, file: IndexFile) -> int:
+        """About as many bytes of data as the next file will have when it is like this one; within bounds."""
+        size = file.data_size * self._capacity // file.count
+        return min(max(size, self._allocation_size // 4), 4 * self._allocation_size, self._data_size_max)
 
     def _close_spare(self) -> None:
         spare, self._spare = self._spare, None
@@ -289,7 +337,8 @@ class FileLog(FailStop, LogBase):
             return
         self._wait_for_sync()
         with self.writing(f"truncate after entry {index}"):
-            self._cut_files(index)
+            with self._files_lock:
+                self._cut_files(index)
             self._contents.terms.truncate_after(index)
             configs = self._contents.config_indexes
             del configs[bisect_right(configs, index) :]
@@ -348,10 +397,15 @@ class FileLog(FailStop, LogBase):
             self._dirty = False
 
     def close(self) -> None:
+        """Release the files. What was not synced is not: then they are left as a crash would leave them."""
         if self._closed:
             return
         self._closed = True
-        with self._syncing, self._spare_lock:
+        with self._syncing, self._files_lock:
+            if self.failure is None and not self._dirty:
+                # Where it cannot be noted that the file is done, it is as after a crash.
+                with contextlib.suppress(OSError):
+                    self._files[-1].finish()
             if self._spare is not None:
                 self._close_spare()
                 # It does no harm where it is.

@@ -4,9 +4,15 @@ The format of ``raft.pers`` and ``state.pers`` (SPEC section 3). Knows nothing o
 record counts whole or not at all; a value is in memory only when it is in the file; and nothing is ever written behind
 a record that a crash cut off, but into a new file, which takes the old one's place.
 
+Each record ends with a key of its own, ``crc32c``, and the CRC32C of all bytes of the record before the 4 bytes of that
+number. zmq-raft drops keys that it does not know; its own records, which have none, count as they are.
+
 What is found behind the last good record after a crash: a part of a record (the file ends in it), zeros (the file
-system had given the file its new size, not yet its data), or a part and then zeros. All that was never acknowledged.
-Anything else that is not a record is damage, and stops.
+system had given the file its new size, not yet its data), a part and then zeros, or a record of which a sector (512
+bytes) is zero, from its beginning or from that of the sector on. All that was never acknowledged: where each record is
+durable before the next one is written, only the last one can be like this. Anything else that is not a record, or that
+does not match its checksum, is damage, and stops. So does a record that is there to its end, but does not end where it
+says: a byte of it is damaged, and it may hold a vote.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ import msgpack
 
 from zmqraft.constants import INTEGER_MAX
 from zmqraft.errors import ConfigurationError, CorruptionError, StorageError
+from zmqraft.storage.checksums import crc32c
 from zmqraft.storage.failure import FailStop, describe
 from zmqraft.storage.fs import OS_FILE_SYSTEM, FileSystem
 from zmqraft.storage.log_directory import ensure_directory
@@ -36,6 +43,12 @@ STATE_FILE_SIZE_MAX: Final = 512 * 1024
 _READ_SIZE_MAX: Final = 64 * 1024 * 1024
 #: Zeros at the end of a record that cannot be its own: the longest that a value ends with are the 6 of a float64.
 _ZEROS_TORN: Final = bytes(8)
+#: What each record of ours ends with, before the 4 bytes of the checksum: the key, and the type of the number.
+_CHECKSUM_KEY: Final = "crc32c"
+_TRAILER: Final = msgpack.packb(_CHECKSUM_KEY) + b"\xce"
+_CRC_SIZE: Final = 4
+#: What a disk writes whole or not at all.
+_SECTOR_SIZE: Final = 512
 #: Bounds for one record, so that a damaged length costs no memory.
 _LIMITS: Final = {"max_array_len": 65536, "max_map_len": 1024, "max_str_len": 1 << 20, "max_bin_len": 1 << 20}
 
@@ -69,11 +82,48 @@ def encode_integer(value: int) -> int | float:
     return float(number) if number >= 2**31 else number
 
 
+def _encode_record(record: Mapping[str, Any]) -> bytes:
+    data = msgpack.packb({**record, _CHECKSUM_KEY: 0xFFFFFFFF})[:-_CRC_SIZE]
+    return b"".join((data, crc32c(data).to_bytes(_CRC_SIZE, "big")))
+
+
+def _checksum_problem(record: Mapping[Any, Any], data: bytes) -> str | None:
+    """What is wrong with the checksum of a record with these bytes, if it has one and anything is."""
+    if _CHECKSUM_KEY not in record:
+        return None
+    if not data[:-_CRC_SIZE].endswith(_TRAILER) or record[_CHECKSUM_KEY] != crc32c(data[:-_CRC_SIZE]):
+        return "it does not match its checksum"
+    return None
+
+
+def _ends_with_checksum(tail: bytes) -> bool:
+    """Whether a record of ours is there to its end; one byte of what it ends with may be damaged."""
+    end = tail[-len(_TRAILER) - _CRC_SIZE : -_CRC_SIZE]
+    return len(end) == len(_TRAILER) and sum(map(int.__ne__, end, _TRAILER)) <= 1
+
+
+def _has_lost_sector(tail: bytes, offset: int) -> bool:
+    """Whether a sector in the bytes from ``offset`` on, or the part of it that is there, was not written."""
+    start = 0
+    while start < len(tail):
+        stop = start + _SECTOR_SIZE - (offset + start) % _SECTOR_SIZE
+        if not any(tail[start:stop]):
+            return True
+        start = stop
+    return False
+
+
 class FilePersistence(FailStop):
     """Values by name, in memory and in a file. `FilePersistence.open` makes one."""
 
     def __init__(
-        self, fs: FileSystem, path: str, fields: Mapping[str, Field], marks: Mapping[str, str], size_max: int
+        self,
+        fs: FileSystem,
+        path: str,
+        fields: Mapping[str, Field],
+        marks: Mapping[str, str],
+        size_max: int,
+        always_durable: bool,
     ) -> None:
         """For `open` only."""
         super().__init__(f"the state file {path}")
@@ -84,6 +134,7 @@ class FilePersistence(FailStop):
         self._marks = marks
         self._marks_stored = False
         self._size_max = size_max
+        self._always_durable = always_durable
         self._handle: int | None = None
         self._size = 0
         # Whether something that is not a record stands at the end of the file.
@@ -99,15 +150,17 @@ class FilePersistence(FailStop):
         *,
         marks: Mapping[str, str] | None = None,
         size_max: int = STATE_FILE_SIZE_MAX,
+        always_durable: bool = True,
         fs: FileSystem = OS_FILE_SYSTEM,
     ) -> FilePersistence:
         """Open a state file, or make an empty one; what is in it is then durable. Keys not in ``fields`` are ignored.
 
         ``marks`` are texts by key that say whose file it is: they go with the first record that is written to a file.
+        ``always_durable``: no record is written before the one before it is durable, so that a crash tears one only.
         Raises ConfigurationError when the file holds another text for one of them, CorruptionError when the file is
         damaged, StorageError when it cannot be opened, read or made.
         """
-        file = cls(fs, str(PurePath(path)), fields, marks or {}, size_max)
+        file = cls(fs, str(PurePath(path)), fields, marks or {}, size_max, always_durable)
         try:
             file._open()
         except BaseException as error:
@@ -137,7 +190,7 @@ class FilePersistence(FailStop):
             raise CorruptionError(f"{self.path}: a file of {self._size} bytes is no state file; {REMEDY}")
         offset = 0
         for record, end in self._records(content):
-            problem = self._apply(record)
+            problem = _checksum_problem(record, content[offset:end]) or self._apply(record)
             if problem is not None:
                 self._end_at(content, offset, problem)
                 return
@@ -167,8 +220,8 @@ class FilePersistence(FailStop):
         """Take over the values of a record, all or none; what is wrong with it, if anything is."""
         values: dict[str, Any] = {}
         for key, stored in record.items():
-            if isinstance(key, str) and "\0" in key:
-                return f"the key {key!r}"
+            if not isinstance(key, str) or "\0" in key:
+                return f"the key {key!r:.40}"
             field = self._fields.get(key)
             if field is not None:
                 try:
@@ -195,6 +248,10 @@ class FilePersistence(FailStop):
     def _cut_off(self, content: bytes, offset: int) -> None:
         """The file ends within a record. With a second record behind that it is the length in it that is damaged."""
         tail = content[offset:]
+        if _ends_with_checksum(tail) and not self._is_torn(tail, offset):
+            raise CorruptionError(
+                f"{self.path}: the record at offset {offset} is complete, but does not end where it says; {REMEDY}"
+            )
         for key in self._fields:
             if tail.count(msgpack.packb(key)) > 1:
                 raise CorruptionError(
@@ -206,9 +263,15 @@ class FilePersistence(FailStop):
     def _end_at(self, content: bytes, offset: int, problem: str) -> None:
         """What begins at ``offset`` is no record: the end of the file where a crash can have left it, else damage."""
         tail = content[offset:]
-        if any(tail) and not tail.endswith(_ZEROS_TORN):
+        if not self._is_torn(tail, offset):
             raise CorruptionError(f"{self.path}: the record at offset {offset} is damaged: {problem}; {REMEDY}")
-        self._ignore_tail(offset, "zeros follow there")
+        self._ignore_tail(offset, "zeros are in it")
+
+    def _is_torn(self, tail: bytes, offset: int) -> bool:
+        """Whether zeros show that what begins at ``offset`` was not written completely, and nothing is behind it."""
+        if not any(tail) or tail.endswith(_ZEROS_TORN):
+            return True
+        return _has_lost_sector(tail, offset) and not (self._always_durable and tail.count(_TRAILER) > 1)
 
     def _ignore_tail(self, offset: int, reason: str) -> None:
         _log.warning(
@@ -257,7 +320,7 @@ class FilePersistence(FailStop):
         return field.encode(value)
 
     def _store(self, record: dict[str, Any], values: dict[str, Any]) -> None:
-        data = msgpack.packb(record if self._marks_stored else {**self._marks, **record})
+        data = _encode_record(record if self._marks_stored else {**self._marks, **record})
         if self._torn or self._size + len(data) > self._size_max:
             self._start_file(values)
             return
@@ -272,7 +335,7 @@ class FilePersistence(FailStop):
         for key, value in values.items():
             if value is not None or self._fields[key].nullable:
                 record[key] = self._encode(key, value)
-        data = msgpack.packb(record)
+        data = _encode_record(record)
         temporary_path = self.path + TEMPORARY_SUFFIX
         handle = self._fs.open(temporary_path, write=True, truncate=True)
         try:

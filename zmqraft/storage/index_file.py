@@ -5,15 +5,22 @@ On disk (SPEC section 3, integers least significant byte first)::
     RLOG  16 + 4 x capacity bytes: version 1, capacity, first index (8 bytes), then 4 bytes for each entry:
           the offset of its end, counted from the start of the data; 0 where no entry is stored
     META  MessagePack map: created, hostname
+    CRCS  our checksums of the entries, see `checksum_segment`; not in files that zmq-raft or an early version made
     ...   segments that this version does not know
-    ITMZ  length 0; the entries follow, one after the other
+    ITMZ  length 0; the entries follow, one after the other, and zeros behind the last one, as far as the file is
+          allocated: none in a file that is closed
 
 Knows nothing of the other files of the log. The rule: an entry exists when its offset in the table is not 0 and all
-before it are not; so data is written first, and the table after it. Nothing is durable before `IndexFile.sync`.
+before it are not; so data is written first, then its checksums, then the table. Nothing is durable before
+`IndexFile.sync`, and one sync is enough for all three, since checksums tell what of them a crash has lost.
+
+Behind the last entry there is nothing: neither bytes nor checksums, durably, before the next one is written there. So
+what a crash loses of a write reads as zeros, and nothing older can be taken for it.
 """
 
 from __future__ import annotations
 
+import errno
 import struct
 import sys
 from array import array
@@ -25,6 +32,17 @@ from zmqraft.constants import INDEX_FILE_CAPACITY_MAX, INTEGER_MAX
 from zmqraft.errors import CorruptionError, RemoteProtocolError
 from zmqraft.protocol.entry import EntryBatch, check_entry
 from zmqraft.protocol.log_index import table_bytes
+from zmqraft.storage.checksum_segment import (
+    CRCS,
+    MARK_DURABLE,
+    RECORD_SIZE,
+    FileState,
+    Record,
+    decode_record,
+    encode_checksum_segment,
+    slots_offset,
+)
+from zmqraft.storage.checksums import checksum_bytes, count_matching
 from zmqraft.storage.fs import OS_FILE_SYSTEM, FileSystem
 from zmqraft.storage.token_file import (
     REMEDY,
@@ -47,6 +65,14 @@ _HEAD: Final = struct.Struct("<4sIIIQ")
 #: Where the table of offsets stands in every index file.
 TABLE_OFFSET: Final = _HEAD.size
 _SLOT_SIZE: Final = 4
+#: Token and length.
+_SEGMENT_HEAD_SIZE: Final = 8
+#: For `IndexFile.allocated` of a file that is not allocated ahead.
+_UNBOUNDED: Final = 1 << 62
+#: Where a file system has no room to allocate ahead, or cannot, files grow as they are written.
+_NO_ALLOCATION: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+)
 
 
 def index_file_name(first_index: int) -> str:
@@ -90,6 +116,14 @@ class IndexFile:
         self.data_size = 0
         #: Slots behind the first empty one that are not empty: left by a truncation that was not finished.
         self.leftover_count = 0
+        #: An offset behind that of the last entry which is not above it: perhaps only a part of it was written.
+        self.unordered_end: int | None = None
+        #: As many bytes of data have room in the file as it is; beyond, `allocate` is due.
+        self.allocated = _UNBOUNDED
+        #: What we noted last about the file; None in one without checksums.
+        self.record: Record | None = None
+        # Where the checksums begin in the file; 0 when it has none.
+        self._slots_offset = 0
         self.meta: dict[str, Any] = {}
         self._ends: array[int] | None = array("I")
 
@@ -106,7 +140,8 @@ class IndexFile:
         if not (1 <= capacity <= INDEX_FILE_CAPACITY_MAX and 1 <= first_index <= INTEGER_MAX):
             raise ValueError(f"{path}: no index file has first index {first_index} and capacity {capacity}")
         head = _HEAD.pack(_RLOG, 16 + _SLOT_SIZE * capacity, _VERSION, capacity, first_index)
-        header = b"".join((head, bytes(_SLOT_SIZE * capacity), encode_meta(fs), extensions, encode_segment(_ITMZ)))
+        before = b"".join((head, bytes(_SLOT_SIZE * capacity), encode_meta(fs)))
+        header = b"".join((before, encode_checksum_segment(capacity), extensions, encode_segment(_ITMZ)))
         handle = fs.open(path, write=True, create=True)
         try:
             fs.pwrite(handle, header, 0)
@@ -114,7 +149,11 @@ class IndexFile:
         except BaseException:
             fs.close(handle)
             raise
-        return cls(fs, path, handle, first_index, capacity, len(header))
+        file = cls(fs, path, handle, first_index, capacity, len(header))
+        file.allocated = 0
+        file.record = Record(FileState.OPEN)
+        file._slots_offset = len(before) + _SEGMENT_HEAD_SIZE + RECORD_SIZE
+        return file
 
     @classmethod
     def open(cls, path: str, *, fs: FileSystem = OS_FILE_SYSTEM, writable: bool = True) -> IndexFile:
@@ -149,10 +188,18 @@ class IndexFile:
             raise CorruptionError(f"{path}: first index {first_index} at offset 16 is out of range; {REMEDY}")
         file = cls(fs, path, handle, first_index, capacity, segments[_ITMZ].offset)
         file.meta = read_meta(fs, handle, segments)
+        offset = slots_offset(segments.get(CRCS), capacity)
+        if offset is not None:
+            file._slots_offset = offset
+            file.record = decode_record(fs.pread(handle, RECORD_SIZE, offset - RECORD_SIZE))
         return file
 
+    def read_table(self) -> array[int]:
+        """The whole table as it is on disk. OSError."""
+        return _slots_from_bytes(self._fs.pread(self.handle, _SLOT_SIZE * self.capacity, TABLE_OFFSET))
+
     def _read_table(self) -> None:
-        table = _slots_from_bytes(self._fs.pread(self.handle, _SLOT_SIZE * self.capacity, TABLE_OFFSET))
+        table = self.read_table()
         try:
             count = table.index(0)
         except ValueError:
@@ -161,14 +208,23 @@ class IndexFile:
         ends = table[:count]
         if ends.tolist() != sorted(set(ends)):
             position = next(p for p in range(1, count) if ends[p - 1] >= ends[p])
-            raise CorruptionError(
-                f"{self.path}: offset {ends[position]} of entry {self.first_index + position}, stored at "
-                f"{TABLE_OFFSET + _SLOT_SIZE * position}, is not above that before it, {ends[position - 1]}; {REMEDY}"
-            )
+            if not (self.may_be_torn and (position == count - 1 or self.was_being_cut_at(position))):
+                raise self.unordered_error(position, ends[position], ends[position - 1])
+            self.unordered_end = ends[position]
+            del ends[position:]
+            count = position
+            leftovers = table[position:]
         self._ends = ends
         self.count = count
         self.data_size = ends[-1] if count else 0
         self.leftover_count = len(leftovers) - leftovers.count(0)
+
+    def unordered_error(self, position: int, end: int, before: int) -> CorruptionError:
+        """What to raise for the offset at a position that is not above that before it."""
+        return CorruptionError(
+            f"{self.path}: offset {end} of entry {self.first_index + position}, stored at "
+            f"{TABLE_OFFSET + _SLOT_SIZE * position}, is not above that before it, {before}; {REMEDY}"
+        )
 
     # --- what it holds --------------------------------------------------------------------------------------------
 
@@ -181,6 +237,29 @@ class IndexFile:
     def next_file_index(self) -> int:
         """The index behind the last one that the table has room for."""
         return self.first_index + self.capacity
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether checksums are stored for what is written to the file."""
+        return self._slots_offset > 0
+
+    @property
+    def may_be_torn(self) -> bool:
+        """Whether we were writing to the file, with checksums, and were not done."""
+        return self.record is not None and self.record.state is not FileState.CLOSED
+
+    def was_being_cut_at(self, position: int) -> bool:
+        """Whether we were removing the entries from a position on, and were not done."""
+        record = self.record
+        return record is not None and record.state is FileState.CUTTING and record.entry_count == position
+
+    @property
+    def changed_by_others(self) -> bool:
+        """Whether the table is not as it was when we closed the file: then zmq-raft wrote to it."""
+        record = self.record
+        if record is None or record.state is not FileState.CLOSED:
+            return False
+        return (record.entry_count, record.end) != (self.count, self.data_size)
 
     @property
     def handle(self) -> int:
@@ -212,6 +291,10 @@ class IndexFile:
         """How many entries end within the first ``size`` bytes of the data."""
         return bisect_right(self.ends, size)
 
+    def read_bytes(self, start: int, stop: int) -> bytes:
+        """The data of the file from ``start`` up to, not including, ``stop``, or to where the file ends. OSError."""
+        return self._fs.pread(self.handle, max(stop - start, 0), self.data_offset + start)
+
     def raw(self, index: int, size_max: int) -> tuple[bytes, int]:
         """The first ``size_max`` bytes of an entry, unchecked, and the number of all its bytes. OSError."""
         start = self.file_offset(index)
@@ -223,6 +306,15 @@ class IndexFile:
 
         The range is within the file. Raises CorruptionError, OSError.
         """
+        batch, unmatched = self.read_unmatched(first, last, size_max)
+        for position, slot in unmatched:
+            if slot and not self.changed_by_others:
+                raise self.checksum_error(position)
+        return batch
+
+    def read_unmatched(self, first: int, last: int, size_max: int) -> tuple[EntryBatch, list[tuple[int, int]]]:
+        """As `read`, with the positions in the file, and what is stored as checksums, of the entries which do not match
+        their checksums: what that means is for the caller to say."""
         ends = self.ends
         low = first - self.first_index
         start = ends[low - 1] if low else 0
@@ -234,14 +326,53 @@ class IndexFile:
                 f"{self.path}: the file ends at {offset + len(data)}, but entries {first} to "
                 f"{self.first_index + high - 1} take the bytes from {offset} to {offset + size}; {REMEDY}"
             )
+        unmatched = self.unmatched(data, low, high) if self._slots_offset else []
+        if unmatched and unmatched[0][1] and not self.changed_by_others:
+            # Before anything is made of its bytes.
+            raise self.checksum_error(unmatched[0][0])
         try:
-            return EntryBatch.from_table(first, data, ends, low, high)
+            return EntryBatch.from_table(first, data, ends, low, high), unmatched
         except RemoteProtocolError:
-            raise self._bad_entry(first, data, [end - start for end in ends[low:high]]) from None
+            raise self._bad_entry(first, data, ends, low, high) from None
 
-    def _bad_entry(self, first: int, data: bytes, ends: Sequence[int]) -> CorruptionError:
+    def unmatched(self, data: bytes, low: int, high: int) -> list[tuple[int, int]]:
+        """The positions and stored checksums of the entries that do not match them, from the position ``low`` up to,
+        not including, ``high``; ``data`` are their bytes, or as many of the first of them as there are. OSError."""
+        ends, slots = self.ends, self.checksums(low, high)
+        found: list[tuple[int, int]] = []
+        view = memoryview(data)
+        base = ends[low - 1] if low else 0
+        position = low
+        while True:
+            start = ends[position - 1] - base if position > low else 0
+            rest = slots[position - low :] if position > low else slots
+            position += count_matching(self.first_index, view[start:], ends, rest, position, high)
+            if position == high:
+                return found
+            slot = slots[position - low]
+            found.append((position, slot))
+            position += 1
+            while not slot and position < high and not slots[position - low]:
+                found.append((position, 0))
+                position += 1
+
+    def checksums(self, low: int, high: int) -> array[int]:
+        """What is stored as checksums at the positions from ``low`` up to, not including, ``high``. OSError."""
+        data = self._fs.pread(self.handle, _SLOT_SIZE * (high - low), self._slots_offset + _SLOT_SIZE * low)
+        return _slots_from_bytes(data)
+
+    def checksum_error(self, position: int) -> CorruptionError:
+        """What to raise for the entry at a position, which is damaged."""
+        index = self.first_index + position
+        return CorruptionError(
+            f"{self.path}: entry {index} at offset {self.file_offset(index)} does not match its checksum, stored at "
+            f"{self._slots_offset + _SLOT_SIZE * position}; {REMEDY}"
+        )
+
+    def _bad_entry(self, first: int, data: bytes, table: Sequence[int], low: int, high: int) -> CorruptionError:
+        base = table[low - 1] if low else 0
         start = 0
-        for index, end in enumerate(ends, first):
+        for index, end in enumerate([end - base for end in table[low:high]], first):
             try:
                 check_entry(data[start:end])
             except RemoteProtocolError as error:
@@ -249,7 +380,7 @@ class IndexFile:
                     f"{self.path}: entry {index} at offset {self.file_offset(index)}: {error}; {REMEDY}"
                 )
             start = end
-        return CorruptionError(f"{self.path}: entries {first} to {first + len(ends) - 1} are damaged; {REMEDY}")
+        return CorruptionError(f"{self.path}: entries {first} to {first + high - low - 1} are damaged; {REMEDY}")
 
     # --- changing it ----------------------------------------------------------------------------------------------
 
@@ -257,35 +388,117 @@ class IndexFile:
         """How many of the first entries of a batch fit into the file; its data stays below ``data_size_max`` bytes."""
         return min(self.capacity - self.count, batch.count_within(data_size_max - self.data_size - 1))
 
-    def write(self, batch: EntryBatch) -> None:
+    def allocate(self, size: int) -> None:
+        """Give the file room for ``size`` bytes of data, so that writing them does not change its size. OSError."""
+        start = self.allocated
+        if size > start:
+            try:
+                self._fs.allocate(self.handle, self.data_offset + start, size - start)
+            except OSError as error:
+                if error.errno not in _NO_ALLOCATION:
+                    raise
+                size = _UNBOUNDED
+            self.allocated = size
+
+    def write(self, batch: EntryBatch, mark: int = MARK_DURABLE) -> None:
         """Add the entries of a batch, of which there is at least one and for which there is room. Does not sync.
-        OSError."""
-        ends = self.ends
-        table = table_bytes(batch, self.data_size)
-        self._fs.pwrite(self.handle, batch.data, self.data_offset + self.data_size)
-        self._fs.pwrite(self.handle, table, TABLE_OFFSET + _SLOT_SIZE * self.count)
+
+        ``mark`` says what is known to be durable, see `checksum_segment`. OSError.
+        """
+        ends, count, data_size, handle = self.ends, self.count, self.data_size, self.handle
+        table = table_bytes(batch, data_size)
+        pwrite = self._fs.pwrite
+        pwrite(handle, batch.data, self.data_offset + data_size)
+        if self._slots_offset:
+            pwrite(handle, checksum_bytes(batch, data_size, mark), self._slots_offset + _SLOT_SIZE * count)
+        pwrite(handle, table, TABLE_OFFSET + _SLOT_SIZE * count)
         ends += _slots_from_bytes(table)
-        self.count += len(batch)
-        self.data_size += batch.size
+        self.count = count + len(batch)
+        self.data_size = data_size + batch.size
+
+    def begin(self) -> None:
+        """Make what is in the file durable, and ready for more: nothing is behind its last entry. OSError."""
+        if self.leftover_count or self.unordered_end is not None:
+            self._zero_table(self.count, self.capacity)
+        if self._slots_offset:
+            self._clear_behind()
+        self._fs.fdatasync(self.handle)
+        self.leftover_count, self.unordered_end = 0, None
+        if self._slots_offset:
+            # Behind the sync: the record vouches for the entries.
+            self._write_record(Record(FileState.OPEN, self.count, self.data_size))
+            self._fs.fdatasync(self.handle)
+
+    def finish(self) -> None:
+        """Note durably that the file is done, and how far; give back the room behind its last entry.
+
+        Everything in it is synced. OSError.
+        """
+        if self._slots_offset and (self.may_be_torn or self.changed_by_others):
+            self._clear_behind()
+            self._write_record(Record(FileState.CLOSED, self.count, self.data_size))
+            self._fs.fdatasync(self.handle)
 
     def truncate(self, count: int) -> None:
-        """Keep the first ``count`` entries and zero the slots of the others, durably. OSError."""
-        ends = self.ends
+        """Keep the first ``count`` entries and remove the others, durably. OSError.
+
+        The offsets are gone before anything of the entries is, and what is gone before does not count any more.
+        """
         if count < self.count:
-            self._zero_slots(count, self.count)
+            # What zmq-raft wrote does not match: so it must not be said that we write, before `begin`.
+            own = self._slots_offset > 0 and not self.changed_by_others
+            if own:
+                self._write_record(Record(FileState.CUTTING, count, self.ends[count - 1] if count else 0))
+                self._fs.fdatasync(self.handle)
+            ends = self.ends
+            self._zero_table(count, self.count)
+            self._fs.fdatasync(self.handle)
+            removed = self.count
             del ends[count:]
             self.count = count
             self.data_size = ends[-1] if count else 0
+            if own:
+                self._zero_checksums(count, removed)
+                self._cut()
+                self._write_record(Record(FileState.OPEN, self.count, self.data_size))
+                self._fs.fdatasync(self.handle)
 
-    def clear_leftovers(self) -> None:
-        """Zero the slots behind the last entry, durably, so that the next entry does not bring them back. OSError."""
-        if self.leftover_count:
-            self._zero_slots(self.count, self.capacity)
-            self.leftover_count = 0
-
-    def _zero_slots(self, first: int, stop: int) -> None:
-        self._fs.pwrite(self.handle, bytes(_SLOT_SIZE * (stop - first)), TABLE_OFFSET + _SLOT_SIZE * first)
+    def store_checksums(self, slots: dict[int, int]) -> None:
+        """Store checksums by position, durably. OSError."""
+        for position, slot in slots.items():
+            self._fs.pwrite(self.handle, slot.to_bytes(4, "little"), self._slots_offset + _SLOT_SIZE * position)
         self._fs.fdatasync(self.handle)
+
+    def store_end(self, position: int, end: int) -> None:
+        """Put back the offset at a position, durably, and read the table anew. CorruptionError, OSError."""
+        self._fs.pwrite(self.handle, end.to_bytes(4, "little"), TABLE_OFFSET + _SLOT_SIZE * position)
+        self._fs.fdatasync(self.handle)
+        self.unordered_end = None
+        self._read_table()
+
+    def _write_record(self, record: Record) -> None:
+        self._fs.pwrite(self.handle, record.encode(), self._slots_offset - RECORD_SIZE)
+        self.record = record
+
+    def _clear_behind(self) -> None:
+        """Remove bytes and checksums behind the last entry."""
+        if self.count < self.capacity:
+            slots = self.checksums(self.count, self.capacity)
+            if slots.count(0) != len(slots):
+                self._zero_checksums(self.count, self.capacity)
+        self._cut()
+
+    def _cut(self) -> None:
+        end = self.data_offset + self.data_size
+        if self._fs.size(self.handle) > end:
+            self._fs.truncate(self.handle, end)
+        self.allocated = self.data_size
+
+    def _zero_checksums(self, first: int, stop: int) -> None:
+        self._fs.pwrite(self.handle, bytes(_SLOT_SIZE * (stop - first)), self._slots_offset + _SLOT_SIZE * first)
+
+    def _zero_table(self, first: int, stop: int) -> None:
+        self._fs.pwrite(self.handle, bytes(_SLOT_SIZE * (stop - first)), TABLE_OFFSET + _SLOT_SIZE * first)
 
     def sync(self) -> None:
         """Make everything written durable. OSError."""

@@ -22,7 +22,9 @@ __all__ = ["LogDirectory", "ensure_directory"]
 _FOLDER_PATTERNS: Final = (re.compile(r"[0-9a-f]{5}", re.I), re.compile(r"[0-9a-f]{2}", re.I))
 _FILE_PATTERN: Final = re.compile(r"[0-9a-f]{14}" + re.escape(INDEX_FILE_SUFFIX), re.I)
 
+#: Beside the log's directory: the file made ahead, and one that is made when it is needed.
 _SPARE_SUFFIX: Final = ".next"
+_NEW_SUFFIX: Final = ".new"
 
 
 def ensure_directory(fs: FileSystem, path: str) -> None:
@@ -70,13 +72,15 @@ class LogDirectory:
         return int(name[: -len(INDEX_FILE_SUFFIX)], 16)
 
     def create_file(self, first_index: int, capacity: int) -> IndexFile:
-        """Make an empty index file; when this returns the file and its name are durable."""
-        path = f"{self.path}/{index_file_name(first_index)}"
-        folder = str(PurePath(path).parent)
-        ensure_directory(self.fs, folder)
-        file = IndexFile.create(path, first_index, capacity, fs=self.fs)
+        """Make an empty index file; when this returns the file and its name are durable.
+
+        It gets its name when its content is durable: so no crash leaves a half-made one in its place.
+        """
+        ensure_directory(self.fs, self.path)
+        self._remove(self._new_path)
+        file = IndexFile.create(self._new_path, first_index, capacity, fs=self.fs)
         try:
-            self.fs.sync_directory(folder)
+            self.place_spare(file)
         except BaseException:
             file.close()
             raise
@@ -102,12 +106,19 @@ class LogDirectory:
     def remove_spare(self) -> None:
         """Remove what `create_spare` made, now or in an earlier process. After a crash it may be a second name of a
         file in its place; so it is never written to."""
-        if self.fs.kind(self._spare_path) is not None:
-            self.fs.unlink(self._spare_path)
+        self._remove(self._spare_path)
+
+    def _remove(self, path: str) -> None:
+        if self.fs.kind(path) is not None:
+            self.fs.unlink(path)
 
     @property
     def _spare_path(self) -> str:
         return f"{self.path}{_SPARE_SUFFIX}"
+
+    @property
+    def _new_path(self) -> str:
+        return f"{self.path}{_NEW_SUFFIX}"
 
     def remove_files(self, paths: list[str]) -> None:
         """Unlink files in this order, each durably before the next.

@@ -169,7 +169,7 @@ class StatePersistence:
         cls, path: str | PurePath, *, size_max: int = STATE_FILE_SIZE_MAX, fs: FileSystem = OS_FILE_SYSTEM
     ) -> StatePersistence:
         """Open the file, or make an empty one. Raises CorruptionError, StorageError."""
-        return cls(FilePersistence.open(path, _STATE_FIELDS, size_max=size_max, fs=fs))
+        return cls(FilePersistence.open(path, _STATE_FIELDS, size_max=size_max, always_durable=False, fs=fs))
 
     @property
     def path(self) -> str:

@@ -4,8 +4,13 @@ On disk (SPEC section 3, integers least significant byte first)::
 
     SNAP  28 bytes: version 1, index (8 bytes), term (8 bytes), size of the data (8 bytes)
     META  MessagePack map: created, hostname
+    CRCS  8 bytes: version 1, and the CRC32C of all that is before the data, with zeros for this number, and then of
+          the 4 bytes of the data's own CRC32C; not in a snapshot that zmq-raft or an early version wrote
     ...   segments that this version does not know
     DATA  length 0; the data follows, to the end of the file
+
+All of it is read once when it is opened, and compared with the checksum where there is one. What is read later is
+compared with what was read then, block by block, in any case.
 
 Knows nothing of the log. The rule: a snapshot is written under a temporary name and takes its place complete and
 durable, or not at all; who still reads the old one goes on reading the old one.
@@ -14,6 +19,7 @@ durable, or not at all; who still reads the old one goes on reading the old one.
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Any, Final
@@ -21,6 +27,7 @@ from typing import Any, Final
 from zmqraft.api.snapshot import SnapshotBase
 from zmqraft.constants import INTEGER_MAX
 from zmqraft.errors import CorruptionError, StorageError
+from zmqraft.storage.checksums import crc32c
 from zmqraft.storage.failure import FailStop, describe
 from zmqraft.storage.fs import OS_FILE_SYSTEM, FileSystem
 from zmqraft.storage.rotation import TEMPORARY_SUFFIX, replace_file
@@ -30,11 +37,22 @@ __all__ = ["SnapshotFile", "SnapshotWriter"]
 
 _SNAP: Final = b"SNAP"
 _DATA: Final = b"DATA"
+_CRCS: Final = b"CRCS"
 _VERSION: Final = 1
 #: Version, index, term, size.
 _HEAD: Final = struct.Struct("<IQQQ")
-#: Where the head stands: behind the token and the length of the first segment.
-_HEAD_OFFSET: Final = 8
+#: Version, checksum.
+_CHECKSUM: Final = struct.Struct("<II")
+_CRC: Final = struct.Struct("<I")
+#: As much is compared at once when a part of the data is read.
+_BLOCK_SIZE: Final = 65536
+#: As many blocks are read at once when a snapshot is opened.
+_BLOCKS_READ: Final = 16
+
+
+def _checksum(header: bytes, data_crc: int) -> int:
+    """The checksum of a snapshot, from its header without it and the CRC32C of its data."""
+    return crc32c(_CRC.pack(data_crc), crc32c(header))
 
 
 class SnapshotFile(SnapshotBase):
@@ -52,10 +70,12 @@ class SnapshotFile(SnapshotBase):
         self._size = size
         self.data_offset = data_offset
         self.meta: dict[str, Any] = {}
+        # The CRC32C of each block of data as it was when the snapshot was opened.
+        self._blocks = array("I")
 
     @classmethod
     def open(cls, path: str | PurePath, *, fs: FileSystem = OS_FILE_SYSTEM) -> SnapshotFile:
-        """Open a snapshot and check its header. Raises CorruptionError, FileNotFoundError, StorageError."""
+        """Open a snapshot and check all of it. Raises CorruptionError, FileNotFoundError, StorageError."""
         path = str(path)
         try:
             handle = fs.open(path)
@@ -90,7 +110,32 @@ class SnapshotFile(SnapshotBase):
             )
         snapshot = cls(fs, path, handle, index, term, size, data_offset)
         snapshot.meta = read_meta(fs, handle, segments)
+        data_crc = snapshot._read_blocks()
+        segment = segments.get(_CRCS)
+        if segment is not None and segment.length == _CHECKSUM.size:
+            snapshot._check(segment.offset, data_crc)
         return snapshot
+
+    def _read_blocks(self) -> int:
+        """Read all data, note the checksum of each block, and give that of all."""
+        data_crc = offset = 0
+        while offset < self._size:
+            data = memoryview(self._read(offset, min(_BLOCKS_READ * _BLOCK_SIZE, self._size - offset)))
+            data_crc = crc32c(data, data_crc)
+            self._blocks.extend(crc32c(data[at : at + _BLOCK_SIZE]) for at in range(0, len(data), _BLOCK_SIZE))
+            offset += len(data)
+        return data_crc
+
+    def _check(self, offset: int, data_crc: int) -> None:
+        """Compare the snapshot with its checksum, the segment of which begins at an offset."""
+        header = bytearray(self._fs.pread(self._open_handle(), self.data_offset, 0))
+        version, stored = _CHECKSUM.unpack_from(header, offset)
+        _CHECKSUM.pack_into(header, offset, version, 0)
+        if version == _VERSION and stored != _checksum(bytes(header), data_crc):
+            raise CorruptionError(
+                f"{self.path}: the snapshot of index {self._index} does not match its checksum, stored at "
+                f"{offset + _CRC.size}; {REMEDY}"
+            )
 
     @classmethod
     def create(
@@ -124,18 +169,37 @@ class SnapshotFile(SnapshotBase):
         wanted = min(size, self._size - offset)
         if wanted <= 0:
             return b""
-        if self._handle is None:
-            raise StorageError(f"the snapshot {self.path} is closed")
+        first = offset // _BLOCK_SIZE
+        stop = -(-(offset + wanted) // _BLOCK_SIZE)
+        start = first * _BLOCK_SIZE
         try:
-            data = self._fs.pread(self._handle, wanted, self.data_offset + offset)
+            data = self._read(start, min(stop * _BLOCK_SIZE, self._size) - start)
         except OSError as error:
             raise StorageError(f"cannot read the snapshot {self.path}: {describe(error)}") from error
-        if len(data) != wanted:
+        view = memoryview(data)
+        for block in range(first, stop):
+            at = block * _BLOCK_SIZE - start
+            if crc32c(view[at : at + _BLOCK_SIZE]) != self._blocks[block]:
+                raise CorruptionError(
+                    f"{self.path}: the data from offset {self.data_offset + start + at} on, of the snapshot of index "
+                    f"{self._index}, has changed since it was opened; {REMEDY}"
+                )
+        return data if wanted == len(data) else data[offset - start : offset - start + wanted]
+
+    def _read(self, offset: int, size: int) -> bytes:
+        """Data that is there. CorruptionError when the file was cut since it was opened, OSError."""
+        data = self._fs.pread(self._open_handle(), size, self.data_offset + offset)
+        if len(data) != size:
             raise CorruptionError(
                 f"{self.path}: the file ends at {self.data_offset + offset + len(data)}, before the end of its data at "
                 f"{self.data_offset + self._size}; {REMEDY}"
             )
         return data
+
+    def _open_handle(self) -> int:
+        if self._handle is None:
+            raise StorageError(f"the snapshot {self.path} is closed")
+        return self._handle
 
     def close(self) -> None:
         handle, self._handle = self._handle, None
@@ -168,7 +232,10 @@ class SnapshotWriter(FailStop):
         #: The number of bytes of data written so far.
         self.size = 0
         self._handle: int | None = None
-        header = b"".join((self._head(), encode_meta(fs), extensions, encode_segment(_DATA)))
+        self._meta = encode_meta(fs)
+        self._extensions = extensions
+        self._data_crc = 0
+        header = self._header(0)
         self._data_offset = len(header)
         with self.writing("create it"):
             self._handle = fs.open(self._temporary_path, write=True, truncate=True)
@@ -178,8 +245,10 @@ class SnapshotWriter(FailStop):
                 self._close()
                 raise
 
-    def _head(self) -> bytes:
-        return encode_segment(_SNAP, _HEAD.pack(_VERSION, self._index, self._term, self.size))
+    def _header(self, checksum: int) -> bytes:
+        head = encode_segment(_SNAP, _HEAD.pack(_VERSION, self._index, self._term, self.size))
+        checksums = encode_segment(_CRCS, _CHECKSUM.pack(_VERSION, checksum))
+        return b"".join((head, self._meta, checksums, self._extensions, encode_segment(_DATA)))
 
     def _open_handle(self) -> int:
         if self._handle is None:
@@ -192,12 +261,13 @@ class SnapshotWriter(FailStop):
         with self.writing("write"):
             self._fs.pwrite(handle, chunk, self._data_offset + self.size)
         self.size += len(chunk)
+        self._data_crc = crc32c(chunk, self._data_crc)
 
     def finish(self) -> SnapshotFile:
         """Make the snapshot durable and let it take its place; the old one is kept under a rotated name."""
         handle = self._open_handle()
         with self.writing("finish it"):
-            self._fs.pwrite(handle, self._head(), 0)
+            self._fs.pwrite(handle, self._header(_checksum(self._header(0), self._data_crc)), 0)
             self._fs.fdatasync(handle)
             self._close()
             replace_file(self._fs, self._temporary_path, self._path)

@@ -1,0 +1,380 @@
+"""Every crash that can be thought of, laid out on a disk in memory and opened: nothing acknowledged is lost, nothing
+half-written is seen, and it goes on from there.
+
+At each call that changes something the machine stops. A killed process leaves everything that it had written, and of
+the write that it was in any number of bytes. A power cut keeps any subset of what was not synced: sectors of 512 bytes,
+sizes of files, changes in directories; all subsets where they are few, else some, drawn from ``--seed``.
+
+    ZMQRAFT_CRASH_STATES=200000 pytest tests/storage/test_crash_enumeration.py -s
+
+lays out about as many states (default: 6,000), all subsets of up to 12; ``-s`` shows how many there were.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Collection, Iterator
+from copy import deepcopy
+from itertools import combinations
+from random import Random
+from typing import Any
+
+import pytest
+
+from support.file_systems import Crash, MemoryDisk, ProbeFileSystem, Unsynced
+from support.logs import ToldOfLog, read_all
+from zmqraft.storage import FileLog, RaftPersistence, SnapshotFile, StatePersistence
+
+STATES = int(os.environ.get("ZMQRAFT_CRASH_STATES", "6000"))
+#: All subsets are laid out when there are as many items, in a run that is long enough.
+EXHAUSTIVE_MAX = 12
+#: As many states of one workload.
+LONG = 5000
+Disk = MemoryDisk | ProbeFileSystem
+Step = Callable[[Disk, Any], None]
+Preparation = Callable[[MemoryDisk, Any], MemoryDisk | None]
+#: What is done before, what crashes, what the caller is told, and the check of what is found.
+Scenario = tuple[Preparation, Step, Callable[[], Any], Step]
+
+
+class Crashes:
+    """The states that crashes in a workload leave, about as many as asked for. ``prepare`` comes before, unharmed."""
+
+    def __init__(self, scenario: Scenario, states: int, seed: int) -> None:
+        self.prepare, self.workload, self.told, _ = scenario
+        self.random = Random(seed)
+        self.states = states
+
+    def run(self, number: int | None) -> tuple[MemoryDisk, ProbeFileSystem, Any]:
+        """The disk, with what is not synced on it, when the machine stops at a call of the workload."""
+        disk, told = MemoryDisk(), self.told()
+        # Either what is durable, or a disk that a crash has left.
+        disk = self.prepare(disk, told) or disk.crash()
+        probe = ProbeFileSystem(disk)
+        probe.fail_at, probe.error = number, Crash
+        try:
+            self.workload(probe, told)
+        except Crash:
+            pass
+        else:
+            assert number is None
+        return disk, probe, told
+
+    def __iter__(self) -> Iterator[tuple[MemoryDisk, Any]]:
+        points: list[int | None] = [*range(len(self.run(None)[1].events)), None]
+        share = max(self.states // len(points), 8)
+        count = 0
+        while points and count < self.states:
+            drawn = []
+            for number in points:
+                disk, probe, told = self.run(number)
+                event = ("",) if number is None else probe.events[number]
+                items = disk.unsynced()
+                for kept in self.subsets(items, share):
+                    yield disk.crash_with(kept), deepcopy(told)
+                    count += 1
+                for torn in self.torn(disk, probe, event, share) if event[0] == "pwrite" else ():
+                    yield torn, deepcopy(told)
+                    count += 1
+                if not self.are_few(items, share):
+                    drawn.append(number)
+            # Where not all subsets were laid out, there are others to draw.
+            points = drawn
+
+    def are_few(self, items: list[Unsynced], share: int) -> bool:
+        return len(items) <= EXHAUSTIVE_MAX and (2 ** len(items) <= share or self.states >= LONG)
+
+    def subsets(self, items: list[Unsynced], share: int) -> Iterator[Collection[Unsynced]]:
+        if self.are_few(items, share):
+            for count in range(len(items) + 1):
+                yield from map(frozenset, combinations(items, count))
+            return
+        yield frozenset()
+        yield frozenset(items)
+        for _ in range(share - 2):
+            # Few lost, few kept, or about as many of both.
+            chance = self.random.choice((0.1, 0.5, 0.9, 0.98))
+            yield frozenset(item for item in items if self.random.random() < chance)
+
+    def torn(
+        self, disk: MemoryDisk, probe: ProbeFileSystem, event: tuple[Any, ...], share: int
+    ) -> Iterator[MemoryDisk]:
+        """A killed process: of the write that it was in some first bytes."""
+        _, _, data, offset = event
+        sizes = range(1, len(data))
+        if len(sizes) > share:
+            edge = min(share // 4, 8)
+            sizes = sorted({*sizes[:edge], *sizes[-edge:], *self.random.sample(sizes, share - 2 * edge)})
+        done = 0
+        for size in sizes:
+            disk.write_late(probe.written_handle, data[done:size], offset + done)
+            done = size
+            yield disk.crash_with(frozenset(disk.unsynced()))
+
+
+# --- the log ---------------------------------------------------------------------------------------------------------
+
+
+def open_log(fs: Disk, capacity: int) -> FileLog:
+    return FileLog.open("/data/log", "/data/snap", capacity=capacity, allocation_size=4096, fs=fs)
+
+
+def log_scenario(
+    capacity: int,
+    before: Callable[[FileLog, ToldOfLog], None],
+    workload: Callable[[FileLog, ToldOfLog], None],
+    *,
+    closed: bool = False,
+    torn: int | None = None,
+) -> Scenario:
+    """A workload on a log that is opened in it, after another one, which closed the log or ended with a crash that
+    tore what it had not synced, as drawn from the seed ``torn``."""
+
+    def prepare(fs: MemoryDisk, told: ToldOfLog) -> MemoryDisk | None:
+        log = open_log(fs, capacity)
+        before(log, told)
+        if torn is not None:
+            random = Random(torn)
+            return fs.crash_with(frozenset(item for item in fs.unsynced() if random.random() < 0.7))
+        told.sync(log)
+        if closed:
+            log.close()
+        return None
+
+    def run(fs: Disk, told: ToldOfLog) -> None:
+        log = open_log(fs, capacity)
+        workload(log, told)
+        log.close()
+
+    def check(disk: Disk, told: ToldOfLog) -> None:
+        log = open_log(disk, capacity)
+        found = read_all(log, 100_000)
+        told.check(found)
+        told.durable = found
+        told.append(log, 3, 99, 30)
+        told.sync(log)
+        assert isinstance(disk, MemoryDisk)
+        again = open_log(disk.crash(), capacity)
+        assert read_all(again, 100_000) == told.durable
+        again.close()
+        log.close()
+
+    return prepare, run, ToldOfLog, check
+
+
+def nothing(log: FileLog, told: ToldOfLog) -> None:
+    pass
+
+
+def some(log: FileLog, told: ToldOfLog) -> None:
+    told.append(log, 3, 1, 20)
+    told.sync(log)
+    told.append(log, 2, 1, 200)
+
+
+def tear(log: FileLog, told: ToldOfLog) -> None:
+    told.append(log, 2, 1, 40)
+    told.sync(log)
+    told.append(log, 90, 1, 25)
+
+
+def append_one(log: FileLog, told: ToldOfLog) -> None:
+    told.append(log, 1, 2, 10)
+    told.sync(log)
+
+
+def append_large_ones(log: FileLog, told: ToldOfLog) -> None:
+    told.append(log, 3, 2, 300)
+    told.sync(log)
+    told.append(log, 1, 2, 1)
+    told.append(log, 1, 2, 500)
+    told.sync(log)
+
+
+def append_many(log: FileLog, told: ToldOfLog) -> None:
+    told.append(log, 1000, 2, 8)
+    told.sync(log)
+
+
+def append_across_files(log: FileLog, told: ToldOfLog) -> None:
+    told.append(log, 20, 2, 15)
+    told.sync(log)
+    log.prepare()
+    told.append(log, 3, 2, 100)
+    told.sync(log)
+
+
+def append_while_syncing(log: FileLog, told: ToldOfLog) -> None:
+    for _ in range(3):
+        told.append(log, 2, 2, 60)
+        known = read_all(log, 100_000)
+        finish = log.begin_sync()
+        told.append(log, 3, 2, 60)
+        assert finish is not None
+        finish()
+        told.durable = known
+        told.sync(log)
+
+
+def truncate_within_a_file(log: FileLog, told: ToldOfLog) -> None:
+    told.truncate_after(log, log.last_index - 2)
+    told.append(log, 2, 3, 40)
+    told.sync(log)
+
+
+def truncate_across_files(log: FileLog, told: ToldOfLog) -> None:
+    told.truncate_after(log, 4)
+    told.append(log, 5, 3, 40)
+    told.sync(log)
+
+
+def truncate_what_is_not_synced(log: FileLog, told: ToldOfLog) -> None:
+    told.append(log, 12, 2, 40)
+    told.truncate_after(log, 9)
+    told.append(log, 1, 3, 40)
+    told.truncate_after(log, 9)
+    told.append(log, 2, 4, 140)
+    told.sync(log)
+
+
+def over_files(log: FileLog, told: ToldOfLog) -> None:
+    told.append(log, 20, 1, 30)
+
+
+# --- state files and the snapshot ------------------------------------------------------------------------------------
+
+PEERS = [(str(number), f"tcp://host-{number}.example.org:8047") for number in range(1, 20)]
+
+
+def open_state(fs: Disk, size_max: int) -> RaftPersistence:
+    return RaftPersistence.open("/data/raft.pers", peer_id="1", cluster=b"", size_max=size_max, fs=fs)
+
+
+def state_of(state: RaftPersistence) -> tuple[Any, ...]:
+    return state.current_term, state.voted_for, state.peers, state.peers_index
+
+
+def state_scenario(size_max: int) -> Scenario:
+    def prepare(fs: MemoryDisk, told: list[Any]) -> None:
+        state = open_state(fs, size_max)
+        state.update_vote(1, "1")
+        told[:] = [state_of(state)]
+
+    def update(fs: Disk, told: list[Any]) -> None:
+        """What is told: the values that were durable last, and those that are being stored."""
+        state = open_state(fs, size_max)
+        for term in range(2, 6):
+            told[1:] = [(term, f"peer {term}", state.peers, state.peers_index)]
+            state.update_vote(term, f"peer {term}")
+            told[:] = [state_of(state)]
+            told[1:] = [(term, f"peer {term}", PEERS[:term], term)]
+            state.update_peers(PEERS[:term] if term < 5 else PEERS, b"123456789012", term)
+            told[:] = [state_of(state)]
+        state.close()
+
+    def check(disk: Disk, told: list[Any]) -> None:
+        state = open_state(disk, size_max)
+        values = state_of(state)
+        # The last update is of other peers than it says.
+        assert values in told or (values[3] == 5 and values[2] == PEERS)
+        state.update_vote(50, "1")
+        state.close()
+        assert isinstance(disk, MemoryDisk)
+        state = open_state(disk.crash(), size_max)
+        assert state_of(state) == (50, "1", *values[2:])
+        state.close()
+
+    return prepare, update, list, check
+
+
+def applied_scenario() -> Scenario:
+    def open_applied(fs: Disk) -> StatePersistence:
+        return StatePersistence.open("/data/state.pers", size_max=700, fs=fs)
+
+    def prepare(fs: MemoryDisk, told: list[int]) -> None:
+        open_applied(fs).update(1)
+
+    def update(fs: Disk, told: list[int]) -> None:
+        """What is told: the index that was durable last."""
+        state = open_applied(fs)
+        for index in range(2, 60):
+            state.update(index, durable=index % 7 == 0)
+            if index % 7 == 0:
+                told[:] = [index]
+        state.close()
+
+    def check(disk: Disk, told: list[int]) -> None:
+        state = open_applied(disk)
+        assert (told or [1])[0] <= state.last_applied < 60
+        state.update(100)
+        state.close()
+        assert isinstance(disk, MemoryDisk)
+        assert open_applied(disk.crash()).last_applied == 100
+
+    return prepare, update, list, check
+
+
+def snapshot_scenario() -> Scenario:
+    chunks = [b"old state" * 50, b"new state" * 200]
+
+    def prepare(fs: MemoryDisk, told: list[int]) -> None:
+        fs.mkdir("/data")
+        fs.sync_directory("/")
+        SnapshotFile.create("/data/snap", 1, 1, [chunks[0]], fs=fs).close()
+
+    def replace(fs: Disk, told: list[int]) -> None:
+        SnapshotFile.create("/data/snap", 2, 1, [chunks[1][:700], chunks[1][700:]], fs=fs).close()
+        told.append(2)
+
+    def check(disk: Disk, told: list[int]) -> None:
+        snapshot = SnapshotFile.open("/data/snap", fs=disk)
+        assert snapshot.read(0, 10_000) == chunks[snapshot.index - 1]
+        assert not told or snapshot.index == 2
+        snapshot.close()
+
+    return prepare, replace, list, check
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "a new log": log_scenario(8, nothing, append_one),
+    "append one": log_scenario(64, some, append_one),
+    "append one to a closed log": log_scenario(64, some, append_one, closed=True),
+    "append large ones": log_scenario(64, some, append_large_ones),
+    "append 1000": log_scenario(2048, some, append_many),
+    "append across files": log_scenario(8, some, append_across_files),
+    "append while syncing": log_scenario(64, some, append_while_syncing),
+    "truncate within a file": log_scenario(64, some, truncate_within_a_file),
+    "truncate in tables of sectors": log_scenario(512, append_many, truncate_within_a_file),
+    "truncate across files": log_scenario(8, over_files, truncate_across_files, closed=True),
+    "truncate what is not synced": log_scenario(8, some, truncate_what_is_not_synced),
+    **{f"open a torn log {seed}": log_scenario(512, tear, append_one, torn=seed) for seed in range(6)},
+    "state update": state_scenario(10_000),
+    "state rotation": state_scenario(400),
+    "last applied": applied_scenario(),
+    "snapshot": snapshot_scenario(),
+}
+
+
+counts: dict[str, int] = {}
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_crash(name: str, seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR)
+    scenario = SCENARIOS[name]
+    # What is small leaves its share to others.
+    wanted = (STATES - sum(counts.values())) // max(len(SCENARIOS) - len(counts), 1)
+    states = 0
+    for disk, told in Crashes(scenario, max(wanted, 100), seed):
+        scenario[3](disk, told)
+        states += 1
+    counts[name] = states
+    print(f"{name}: {states} states, seed {seed}")
+
+
+def test_there_were_enough() -> None:
+    if len(counts) == len(SCENARIOS):
+        print(f"{sum(counts.values())} states")
+        assert sum(counts.values()) >= 0.9 * STATES
