@@ -57,6 +57,9 @@ __all__ = ["Raft", "Role", "Timing"]
 
 logger = logging.getLogger(__name__)
 
+#: Heartbeats go out at multiples of their interval divided by this, so that one wake-up serves all peers.
+_HEARTBEAT_GRID = 8
+
 
 class Role(enum.Enum):
     """What a peer is at the moment (section 5.1). CLIENT: not a member of its configuration, so it never campaigns."""
@@ -451,7 +454,7 @@ class Raft:
                 return None
         prev_term = self.log.term_at(progress.next - 1)
         if prev_term is None:
-            progress.heartbeat_at = now + self._timing.heartbeat
+            progress.heartbeat_at = self._next_heartbeat(now)
             return SendSnapshot(self.current_term)
         return SendAppend(
             term=self.current_term,
@@ -461,6 +464,11 @@ class Raft:
             last_index=self.log.last_index,
             count_max=1 if progress.state is ProgressState.PROBE else None,
         )
+
+    def _next_heartbeat(self, now: float) -> float:
+        """When a peer that has answered now is to hear again, if there is no news: those of all peers fall together."""
+        grid = self._timing.heartbeat / _HEARTBEAT_GRID
+        return math.ceil((now + self._timing.heartbeat) / grid) * grid
 
     def has_entries_for(self, peer_id: str) -> bool:
         """Whether a leader has entries that this peer was not sent."""
@@ -480,7 +488,7 @@ class Raft:
         if not self.is_leader or progress is None or progress.pending is None:
             return
         progress.last_contact = now
-        progress.heartbeat_at = now + self._timing.heartbeat
+        progress.heartbeat_at = self._next_heartbeat(now)
         if reply.success:
             if progress.maybe_update():
                 self._maybe_commit()
