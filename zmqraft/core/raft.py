@@ -78,6 +78,7 @@ class Timing:
     election_max: float = 0.3
     election_start_extra: float = 0.3
     heartbeat: float = 0.07
+    commit_notice: float = 0.002
     vote_retry: float = 0.05
 
 
@@ -264,8 +265,8 @@ class Raft:
         if self.is_leader:
             deadline = self._quorum_until
             for progress in self.progress.values():
-                if progress.pending is None and progress.heartbeat_at < deadline:
-                    deadline = progress.heartbeat_at
+                if progress.pending is None:
+                    deadline = min(deadline, progress.heartbeat_at, progress.notice_at)
             return deadline
         if self.role is Role.CLIENT:
             return math.inf
@@ -448,9 +449,12 @@ class Raft:
         if progress is None or progress.pending is not None:
             return None
         if progress.next > self.log.last_index and now < progress.heartbeat_at:
-            if takes_notices and (commit_index := progress.maybe_tell_commit(self.commit_index)) is not None:
+            if takes_notices:
+                commit_index = progress.maybe_tell_commit(self.commit_index, now, self._timing.commit_notice)
+                if commit_index is None:
+                    return None
                 return SendCommitNotice(CommitNotice(self.id, self.current_term, commit_index))
-            if progress.commit_told >= self.commit_index or takes_notices:
+            if progress.commit_told >= self.commit_index:
                 return None
         prev_term = self.log.term_at(progress.next - 1)
         if prev_term is None:
