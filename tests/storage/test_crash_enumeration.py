@@ -201,6 +201,11 @@ def append_large_ones(log: FileLog, told: ToldOfLog) -> None:
     told.sync(log)
 
 
+def append_some(log: FileLog, told: ToldOfLog) -> None:
+    told.append(log, 30, 2, 70)
+    told.sync(log)
+
+
 def append_many(log: FileLog, told: ToldOfLog) -> None:
     told.append(log, 1000, 2, 8)
     told.sync(log)
@@ -364,6 +369,8 @@ SCENARIOS: dict[str, Scenario] = {
     "state rotation": state_scenario(400),
     "last applied": applied_scenario(),
     "snapshot": snapshot_scenario(),
+    # More than all subsets can be laid out of, and quick: what the others leave is drawn here.
+    "append 30": log_scenario(64, some, append_some),
 }
 
 
