@@ -135,8 +135,11 @@ def log_scenario(
         log = open_log(fs, capacity)
         before(log, told)
         if torn is not None:
+            if torn == KILLED:
+                return fs
             random = Random(torn)
-            return fs.crash_with(frozenset(item for item in fs.unsynced() if random.random() < 0.7))
+            items = [item for item in fs.unsynced() if item.number or torn != OFFSETS]
+            return fs.crash_with(frozenset(item for item in items if torn == OFFSETS or random.random() < 0.7))
         told.sync(log)
         if closed:
             log.close()
@@ -161,6 +164,12 @@ def log_scenario(
         log.close()
 
     return prepare, run, ToldOfLog, check
+
+
+#: For a seed: all but the offsets of the first entries is kept.
+OFFSETS = -1
+#: And: only the process ended, so that nothing is lost, but nothing more is durable either.
+KILLED = -2
 
 
 def nothing(log: FileLog, told: ToldOfLog) -> None:
@@ -189,6 +198,11 @@ def append_large_ones(log: FileLog, told: ToldOfLog) -> None:
     told.sync(log)
     told.append(log, 1, 2, 1)
     told.append(log, 1, 2, 500)
+    told.sync(log)
+
+
+def append_some(log: FileLog, told: ToldOfLog) -> None:
+    told.append(log, 30, 2, 70)
     told.sync(log)
 
 
@@ -349,10 +363,14 @@ SCENARIOS: dict[str, Scenario] = {
     "truncate across files": log_scenario(8, over_files, truncate_across_files, closed=True),
     "truncate what is not synced": log_scenario(8, some, truncate_what_is_not_synced),
     **{f"open a torn log {seed}": log_scenario(512, tear, append_one, torn=seed) for seed in range(6)},
+    "append where offsets were lost": log_scenario(512, tear, append_large_ones, torn=OFFSETS),
+    "append after being killed": log_scenario(512, tear, append_one, torn=KILLED),
     "state update": state_scenario(10_000),
     "state rotation": state_scenario(400),
     "last applied": applied_scenario(),
     "snapshot": snapshot_scenario(),
+    # More than all subsets can be laid out of, and quick: what the others leave is drawn here.
+    "append 30": log_scenario(64, some, append_some),
 }
 
 

@@ -7,8 +7,7 @@ the program included, is final for the object.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 from zmqraft.errors import StorageFailedError
 
@@ -36,18 +35,33 @@ class FailStop:
                 "start the peer anew when the cause is gone"
             ) from self.failure
 
-    @contextmanager
-    def writing(self, action: str) -> Iterator[None]:
-        """Run a write; an exception in it becomes StorageFailedError, now and from then on."""
-        self.check_writable()
-        try:
-            yield
-        except Exception as error:
-            self.fail(error)
-            raise StorageFailedError(f"{self._what}: cannot {action}: {describe(error)}") from error
-        except BaseException as error:
-            self.fail(error)
-            raise
+    def writing(self, action: str) -> _Writing:
+        """For a ``with`` statement around a write; an exception in it becomes StorageFailedError, now and from then on.
+
+        Raises StorageFailedError when an earlier write failed.
+        """
+        return _Writing(self, action)
+
+
+class _Writing:
+    """What `FailStop.writing` returns. Not a generator, since this is done twice for each batch."""
+
+    __slots__ = ("_action", "_owner")
+
+    def __init__(self, owner: FailStop, action: str) -> None:
+        self._owner = owner
+        self._action = action
+
+    def __enter__(self) -> None:
+        self._owner.check_writable()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is None:
+            return
+        owner = self._owner
+        owner.fail(error)
+        if isinstance(error, Exception):
+            raise StorageFailedError(f"{owner._what}: cannot {self._action}: {describe(error)}") from error
 
 
 def describe(error: BaseException) -> str:

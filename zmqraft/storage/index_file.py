@@ -26,6 +26,7 @@ import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
+from operator import lt
 from typing import Any, Final
 
 from zmqraft.constants import INDEX_FILE_CAPACITY_MAX, INTEGER_MAX
@@ -206,7 +207,7 @@ class IndexFile:
             count = len(table)
         leftovers = table[count:]
         ends = table[:count]
-        if ends.tolist() != sorted(set(ends)):
+        if not all(map(lt, ends, ends[1:])):
             position = next(p for p in range(1, count) if ends[p - 1] >= ends[p])
             if not (self.may_be_torn and (position == count - 1 or self.was_being_cut_at(position))):
                 raise self.unordered_error(position, ends[position], ends[position - 1])
