@@ -10,17 +10,20 @@ follow. Same names, signatures, results, exceptions and docstrings as the pure t
 import os
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
 from cpython.number cimport PyNumber_Index
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
+from zmqraft.constants import INTEGER_MAX
 from zmqraft.errors import shown
 
 cdef enum:
     _ID_SIZE = 12
     _CHECKPOINT = 2
+    # What `RequestIndex.packed` gives for each id: the id, then the index, least significant byte first.
+    _RECORD_SIZE = 20
     _RECORDS_IN_BLOCK = 512
     _SLOTS_MIN = 64
     _DIRECTORY_MIN = 8
@@ -28,6 +31,7 @@ cdef enum:
 cdef uint64_t TAG_COUNT = 0xFFFFFFFF
 cdef unsigned char[12] _NO_ID = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
 cdef object _far = 1 << 62
+cdef uint64_t _INDEX_MAX = INTEGER_MAX
 
 # Clients choose their ids: without a secret in the hash, one could choose them so that they all collide.
 cdef uint64_t _SECRET_1 = int.from_bytes(os.urandom(8), "little")
@@ -51,6 +55,14 @@ cdef inline uint64_t seconds_of(const unsigned char *request_id) noexcept:
     return (
         <uint64_t> request_id[0] << 24 | <uint64_t> request_id[1] << 16 | <uint64_t> request_id[2] << 8 | request_id[3]
     )
+
+
+cdef inline uint64_t packed_index(const unsigned char *record) noexcept:
+    cdef uint64_t index = 0
+    cdef int position
+    for position in range(8):
+        index |= <uint64_t> record[_ID_SIZE + position] << (8 * position)
+    return index
 
 
 cdef inline uint32_t tag_of(uint64_t sequence) noexcept:
@@ -125,6 +137,62 @@ cdef class RequestIndex:
             entry = batch.start + (batch.offsets[position] - batch.offsets[0])
             if <int64_t> seconds_of(entry) >= after and entry[_ID_SIZE] != _CHECKPOINT:
                 self.insert_c(entry, batch.first_index + position)
+
+    def packed(self, last_index):
+        """The ids of entries up to ``last_index``, oldest first: of each the 12 bytes of the id, then 8 of its index,
+        least significant byte first."""
+        cdef int64_t last = clipped(last_index)
+        cdef uint64_t low = self.head, high = self.tail, middle, sequence, index
+        cdef bytes packed
+        cdef unsigned char *out
+        cdef int position
+        while low < high:
+            middle = low + (high - low) // 2
+            if index_of(self.record(middle)) > last:
+                high = middle
+            else:
+                low = middle + 1
+        packed = PyBytes_FromStringAndSize(NULL, (low - self.head) * _RECORD_SIZE)
+        out = <unsigned char *> PyBytes_AS_STRING(packed)
+        for sequence in range(self.head, low):
+            memcpy(out, self.record(sequence).request_id, _ID_SIZE)
+            index = <uint64_t> index_of(self.record(sequence))
+            for position in range(8):
+                out[_ID_SIZE + position] = <unsigned char> (index >> (8 * position) & 0xFF)
+            out += _RECORD_SIZE
+        return packed
+
+    def add_packed(self, records, last_index, after_seconds=0):
+        """Remember what `packed` gave, of entries up to ``last_index`` that follow those known so far; the rest as
+        `add`. ValueError, and nothing is added, when that is not what they are."""
+        cdef int64_t after, until
+        cdef uint64_t last, index
+        cdef Py_ssize_t start, size
+        cdef const unsigned char *data
+        if not isinstance(records, bytes):
+            raise TypeError(f"packed request ids are bytes, not {type(records).__name__}")
+        until, after = clipped(last_index), clipped(after_seconds)
+        size = PyBytes_GET_SIZE(records)
+        if size % _RECORD_SIZE:
+            raise ValueError(f"packed request ids have {_RECORD_SIZE} bytes each, not {size} in all")
+        data = <const unsigned char *> PyBytes_AS_STRING(records)
+        last = <uint64_t> index_of(self.record(self.tail - 1)) if self.tail > self.head else 0
+        for start in range(0, size, _RECORD_SIZE):
+            index = packed_index(data + start)
+            if not last < index <= _INDEX_MAX:
+                raise ValueError(f"the request id of entry {index} does not follow that of entry {last}")
+            last = index
+        for start in range(0, size, _RECORD_SIZE):
+            index = packed_index(data + start)
+            if <int64_t> index > until:
+                return
+            if <int64_t> seconds_of(data + start) >= after:
+                self.insert_c(data + start, index)
+
+    def refuse_until(self, seconds):
+        """Let `oldest_accepted_seconds` be at least this: ids of that time were forgotten elsewhere."""
+        cdef int64_t until = min(clipped(seconds), <int64_t> 0xFFFFFFFF)
+        self.oldest_accepted = max(<int64_t> self.oldest_accepted, until)
 
     def find(self, request_id):
         """The index of the first entry with this id, or None."""

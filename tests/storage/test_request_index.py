@@ -187,6 +187,19 @@ def test_twins_do_the_same(build: str, seed: int) -> None:
         elif kind < 0.87:
             before = random.choice(HOSTILE) if hostile else now - random.choice((10, 100, 1000))
             calls = [(index.forget_before, (before,)) for index in indexes]
+        elif kind < 0.89:
+            until = random.choice(HOSTILE) if hostile else max(last - random.choice((0, 1, 5, 100)), 0)
+            calls = [(index.packed, (until,)) for index in indexes]
+        elif kind < 0.91:
+            first = random.choice((last, last, last, last - 3))
+            ids = [(_random_id(random, now), first + 1 + number) for number in range(random.choice((0, 1, 3, 20)))]
+            records = random.choice(HOSTILE) if hostile else _pack(ids)
+            until, after = (random.choice(HOSTILE) if random.random() < 0.05 else v for v in (last + 10, now - 3))
+            calls = [(index.add_packed, (records, until, after)) for index in indexes]
+            last += 20
+        elif kind < 0.911:
+            until = random.choice(HOSTILE) if hostile else now - 500
+            calls = [(index.refuse_until, (until,)) for index in indexes]
         elif kind < 0.999:
             calls = [(index.prune_index, (last,)) for index in indexes]
         else:
@@ -201,6 +214,34 @@ def test_twins_do_the_same(build: str, seed: int) -> None:
         states = [(len(index), index.oldest_accepted_seconds, index.prune_index(-1), index.bound) for index in indexes]
         assert states[0] == states[1], f"operation {operation} of seed {seed}"
     assert added > OPERATIONS
+
+
+def _pack(ids: list[tuple[bytes, int]]) -> bytes:
+    return b"".join(request_id + index.to_bytes(8, "little") for request_id, index in ids)
+
+
+def test_packed_and_unpacked(twins: Twins) -> None:
+    entries = [LogEntry(index, 1, EntryType.STATE, request_id_at(1000 + index, index), b"x") for index in range(1, 9)]
+    index = twins.RequestIndex()
+    index.add(twins.batch_of(*entries))
+    records = index.packed(6)
+    assert records == _pack([(entry.request_id, entry.index) for entry in entries[:6]])
+    assert (index.packed(0), index.packed(100)) == (b"", records + index.packed(8)[len(records) :])
+    other = twins.RequestIndex()
+    other.add_packed(records, 5, 1003)
+    assert [other.find(entry.request_id) for entry in entries] == [None, None, 3, 4, 5, None, None, None]
+    other.refuse_until(1001)
+    other.refuse_until(7)
+    assert other.oldest_accepted_seconds == 1001
+    for bad, part in ((records[:-1], "have 20 bytes each, not 119"), (records, "of entry 1 does not follow .* 5")):
+        with pytest.raises(ValueError, match=part):
+            other.add_packed(bad, 100)
+    with pytest.raises(ValueError, match="entry 9007199254740992 does not follow"):
+        other.add_packed(_pack([(b"x" * 12, 6), (b"y" * 12, 2**53)]), 100)
+    assert (len(other), other.find(b"x" * 12)) == (3, None)
+    bounded = twins.RequestIndex(2)
+    bounded.add_packed(records, 100)
+    assert (len(bounded), bounded.oldest_accepted_seconds) == (2, 1004)
 
 
 def _random_id(random: Random, now: int) -> bytes:

@@ -16,7 +16,7 @@ from itertools import islice
 from operator import index as to_index
 from typing import Final, final
 
-from zmqraft.constants import REQUEST_ID_NONE, REQUEST_ID_SIZE
+from zmqraft.constants import INTEGER_MAX, REQUEST_ID_NONE, REQUEST_ID_SIZE
 from zmqraft.errors import shown
 from zmqraft.protocol._log_index import EntryBatch
 from zmqraft.protocol.log_entry import EntryType
@@ -25,6 +25,8 @@ from zmqraft.protocol.request_id import request_id_seconds
 __all__ = ["RequestIndex"]
 
 _SECONDS_MAX: Final = 2**32 - 1
+#: What `RequestIndex.packed` gives for each id: the id, then the index, least significant byte first.
+_RECORD_SIZE: Final = REQUEST_ID_SIZE + 8
 #: A bytes object of an id, its number, and their places in the dict's order.
 _ID_MEMORY_SIZE: Final = sys.getsizeof(REQUEST_ID_NONE) + sys.getsizeof(2**32)
 
@@ -87,7 +89,7 @@ class RequestIndex:
         """
         if not isinstance(batch, EntryBatch):
             raise TypeError(f"expected an EntryBatch, not {type(batch).__name__}")
-        indexes, order, data = self._indexes, self._order, batch.data
+        indexes, data = self._indexes, batch.data
         oldest = _time_prefix(after_seconds)
         start = 0
         for index, end in enumerate(batch.ends, batch.first_index):
@@ -98,12 +100,57 @@ class RequestIndex:
                 and request_id != REQUEST_ID_NONE
                 and data[start + REQUEST_ID_SIZE] != EntryType.CHECKPOINT
             ):
-                indexes[request_id] = index
-                order.append(request_id)
-                if self._bound is not None and len(order) > self._bound:
-                    self._oldest_accepted = max(self._oldest_accepted, request_id_seconds(order[0]))
-                    del indexes[order.popleft()]
+                self._insert(request_id, index)
             start = end
+
+    def packed(self, last_index: int) -> bytes:
+        """The ids of entries up to ``last_index``, oldest first: of each the 12 bytes of the id, then 8 of its index,
+        least significant byte first."""
+        last_index = to_index(last_index)
+        parts = []
+        for request_id in self._order:
+            index = self._indexes[request_id]
+            if index > last_index:
+                break
+            parts.append(request_id + index.to_bytes(8, "little"))
+        return b"".join(parts)
+
+    def add_packed(self, records: bytes, last_index: int, after_seconds: int = 0) -> None:
+        """Remember what `packed` gave, of entries up to ``last_index`` that follow those known so far; the rest as
+        `add`. ValueError, and nothing is added, when that is not what they are."""
+        if not isinstance(records, bytes):
+            raise TypeError(f"packed request ids are bytes, not {type(records).__name__}")
+        last_index, oldest = to_index(last_index), _time_prefix(after_seconds)
+        if len(records) % _RECORD_SIZE:
+            raise ValueError(f"packed request ids have {_RECORD_SIZE} bytes each, not {len(records)} in all")
+        indexes, order = self._indexes, self._order
+        last = indexes[order[-1]] if order else 0
+        found = []
+        for start in range(0, len(records), _RECORD_SIZE):
+            request_id = records[start : start + REQUEST_ID_SIZE]
+            index = int.from_bytes(records[start + REQUEST_ID_SIZE : start + _RECORD_SIZE], "little")
+            if not last < index <= INTEGER_MAX:
+                raise ValueError(f"the request id of entry {index} does not follow that of entry {last}")
+            last = index
+            found.append((request_id, index))
+        for request_id, index in found:
+            if index > last_index:
+                return
+            if request_id >= oldest and request_id != REQUEST_ID_NONE and request_id not in indexes:
+                self._insert(request_id, index)
+
+    def refuse_until(self, seconds: int) -> None:
+        """Let `oldest_accepted_seconds` be at least this: ids of that time were forgotten elsewhere."""
+        self._oldest_accepted = max(self._oldest_accepted, min(to_index(seconds), _SECONDS_MAX))
+
+    def _insert(self, request_id: bytes, index: int) -> None:
+        """Remember an id that is not known."""
+        indexes, order = self._indexes, self._order
+        indexes[request_id] = index
+        order.append(request_id)
+        if self._bound is not None and len(order) > self._bound:
+            self._oldest_accepted = max(self._oldest_accepted, request_id_seconds(order[0]))
+            del indexes[order.popleft()]
 
     def find(self, request_id: bytes) -> int | None:
         """The index of the first entry with this id, or None."""
