@@ -24,6 +24,7 @@ import pytest
 
 from support.file_systems import Crash, MemoryDisk, ProbeFileSystem, Unsynced
 from support.logs import ToldOfLog, read_all
+from zmqraft.api import SnapshotContext
 from zmqraft.storage import FileLog, RaftPersistence, SnapshotFile, StatePersistence
 
 STATES = int(os.environ.get("ZMQRAFT_CRASH_STATES", "6000"))
@@ -256,6 +257,91 @@ def over_files(log: FileLog, told: ToldOfLog) -> None:
     told.append(log, 20, 1, 30)
 
 
+# --- compaction ------------------------------------------------------------------------------------------------------
+
+
+class ToldOfCompaction(ToldOfLog):
+    """Also of snapshots: the index of the one that counts, and of those that may have taken its place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.snapshots = {0}
+
+
+def snapshot_data(index: int) -> bytes:
+    return b"state after %d " % index * 100
+
+
+def compact(log: FileLog, told: ToldOfCompaction, index: int) -> None:
+    context = SnapshotContext(PEERS[:index], index, log.packed_requests(index), 7)
+    data = snapshot_data(index)
+    snapshot = log.begin_snapshot(index, context)(data[at : at + 600] for at in range(0, len(data), 600))
+    place = log.begin_compaction(snapshot)
+    told.snapshots.add(index)
+    place()
+    told.snapshots = {index}
+    log.compact(snapshot)
+
+
+def compaction_scenario() -> Scenario:
+    """Two compactions, the second one above the ids that are remembered, and the files below removed."""
+
+    def prepare(fs: MemoryDisk, told: ToldOfCompaction) -> None:
+        log = open_log(fs, 8)
+        told.append(log, 20, 1, 10)
+        told.sync(log)
+        log.close()
+
+    def run(fs: Disk, told: ToldOfCompaction) -> None:
+        log = open_log(fs, 8)
+        compact(log, told, 3)
+        told.append(log, 4, 1, 10)
+        log.sync()
+        told.durable = [*told.durable[: log.snapshot.index], *read_all(log)]
+        compact(log, told, 18)
+        log.forget_requests(1_700_000_000 + 19)
+        for remove in (log.begin_prune(1), log.begin_prune()):
+            assert remove is not None
+            remove()
+        assert log.begin_prune() is None
+        log.close()
+
+    def check(disk: Disk, told: ToldOfCompaction) -> None:
+        log = open_log(disk, 8)
+        index = log.snapshot.index
+        assert index in told.snapshots
+        found = read_all(log, 100_000)
+        assert found[: len(told.durable) - index] == told.durable[index:]
+        assert log.last_index >= len(told.durable)
+        if index:
+            assert log.snapshot.read(0, 10_000) == snapshot_data(index)
+            assert log.snapshot.context.peers == PEERS[:index]
+        for entry in told.durable[18:]:
+            assert log.find_request(entry.request_id) == entry.index
+        if index < 18:
+            assert log.find_request(told.durable[0].request_id) == 1
+        waiting = log.find_snapshot()
+        if waiting is not None:
+            assert waiting.read(0, 10_000) == snapshot_data(waiting.index)
+            waiting.close()
+        if index < 18:
+            compact(log, told, 18)
+        log.forget_requests(1_700_000_000 + 19)
+        if (remove := log.begin_prune()) is not None:
+            remove()
+        assert log.index_files()[0][1] == 16
+        told.append(log, 3, 9, 30)
+        log.sync()
+        found = read_all(log)
+        assert isinstance(disk, MemoryDisk)
+        again = open_log(disk.crash(), 8)
+        assert (again.snapshot.index, read_all(again)) == (18, found)
+        again.close()
+        log.close()
+
+    return prepare, run, ToldOfCompaction, check
+
+
 # --- state files and the snapshot ------------------------------------------------------------------------------------
 
 PEERS = [(str(number), f"tcp://host-{number}.example.org:8047") for number in range(1, 20)]
@@ -369,6 +455,7 @@ SCENARIOS: dict[str, Scenario] = {
     "state rotation": state_scenario(400),
     "last applied": applied_scenario(),
     "snapshot": snapshot_scenario(),
+    "compaction": compaction_scenario(),
     # More than all subsets can be laid out of, and quick: what the others leave is drawn here.
     "append 30": log_scenario(64, some, append_some),
 }

@@ -5,7 +5,16 @@ from __future__ import annotations
 from zmqraft.api.log import LogBase
 from zmqraft.api.persistence import PeersValue, PersistenceBase
 from zmqraft.api.ready_emitter import ReadyEmitter
-from zmqraft.api.snapshot import SnapshotBase
+from zmqraft.api.snapshot import SnapshotBase, SnapshotContext
 from zmqraft.api.state_machine import PeerHandle, StateMachineBase
 
-__all__ = ["LogBase", "PeerHandle", "PeersValue", "PersistenceBase", "ReadyEmitter", "SnapshotBase", "StateMachineBase"]
+__all__ = [
+    "LogBase",
+    "PeerHandle",
+    "PeersValue",
+    "PersistenceBase",
+    "ReadyEmitter",
+    "SnapshotBase",
+    "SnapshotContext",
+    "StateMachineBase",
+]

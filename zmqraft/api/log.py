@@ -8,11 +8,11 @@ later call that would write raises StorageFailedError.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zmqraft.api.snapshot import SnapshotBase
+    from zmqraft.api.snapshot import SnapshotBase, SnapshotContext
     from zmqraft.protocol.entry import EntryBatch
     from zmqraft.storage.request_index import RequestIndex
 
@@ -116,6 +116,59 @@ class LogBase(ABC):
     @abstractmethod
     def prune_index(self) -> int:
         """The index just below the first entry whose request id is remembered; the last index when none is."""
+
+    # --- compaction (section 7): a snapshot takes the place of the first entries --------------------------------------
+
+    @abstractmethod
+    def size_between(self, first: int, last: int) -> int:
+        """The bytes of the entries from ``first`` to ``last``, which are within the log; 0 when there are none."""
+
+    @abstractmethod
+    def packed_requests(self, last: int) -> bytes:
+        """The request ids that are remembered of entries up to ``last``, as `SnapshotContext.request_ids` has them."""
+
+    @abstractmethod
+    def begin_snapshot(self, index: int, context: SnapshotContext) -> Callable[[Iterable[bytes]], SnapshotBase]:
+        """A snapshot of the entry at ``index``: returns a function that writes it from chunks of data.
+
+        It may be called in another thread, while the log is used, and returns the snapshot, complete and durable, but
+        not in its place: it changes nothing of the log. One at a time. It raises what the chunks raise, or
+        StorageFailedError, and then there is no snapshot and nothing has changed.
+
+        ValueError when ``index`` is not above the log's snapshot, or above the last entry.
+        """
+
+    @abstractmethod
+    def begin_compaction(self, snapshot: SnapshotBase) -> Callable[[], None]:
+        """Let a snapshot that `begin_snapshot` wrote take the place of the log's: returns a function that makes this
+        durable, which may be called in another thread, while the log is used. Then `compact` follows.
+
+        The entries up to the snapshot's index must be committed and synced. The function raises StorageFailedError, as
+        any later write then does. ValueError when this is no compaction: its index is not above that of the log's
+        snapshot, or above the last entry, or its term is not the term of the entry there.
+        """
+
+    @abstractmethod
+    def compact(self, snapshot: SnapshotBase) -> None:
+        """What `begin_compaction` has made durable counts from now on: the first index moves up behind the snapshot.
+
+        Request ids stay. Who still reads the snapshot before this one can go on. ValueError as `begin_compaction`.
+        """
+
+    def begin_prune(self, keep_files: int = 0) -> Callable[[], None] | None:
+        """Remove the files that nobody needs: all entries in them are at or below both the snapshot's index and the
+        prune index. ``keep_files`` of them are kept, the newest. None when there are none.
+
+        Returns a function that removes them, durably, and may be called in another thread while the log is used. It
+        raises StorageFailedError, as any later write then does.
+        """
+        return None
+
+    def find_snapshot(self) -> SnapshotBase | None:
+        """A complete snapshot that `begin_snapshot` wrote in an earlier life and that was not yet compacted to; None
+        when there is none, or a damaged one. May be called from another thread, before any `begin_snapshot`.
+        """
+        return None
 
     @property
     def wants_preparation(self) -> bool:

@@ -3,8 +3,34 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
 
-__all__ = ["SnapshotBase"]
+from zmqraft.api.persistence import PeersValue
+
+__all__ = ["SnapshotBase", "SnapshotContext"]
+
+#: `SnapshotBase.chunks` gives pieces of this many bytes.
+_CHUNK_SIZE: Final = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotContext:
+    """What a peer must know beside the state machine's data, when it has a snapshot in the place of the entries.
+
+    Its members are those of the last CONFIG entry at or below the snapshot's index (Raft paper, section 7), and the
+    request ids are those of entries up to there which may still be repeated.
+    """
+
+    #: The configuration at the snapshot's index; None when it is not known, as in a snapshot of zmq-raft's.
+    peers: PeersValue | None = None
+    #: The index of the CONFIG entry that brought it; 0 when none did.
+    peers_index: int = 0
+    #: The ids, oldest entry first: of each 12 bytes, then 8 of its index, least significant byte first.
+    request_ids: bytes = b""
+    #: Ids whose own time (seconds since the epoch) is at or before this may be forgotten.
+    requests_forgotten_until: int = 0
 
 
 class SnapshotBase(ABC):
@@ -24,6 +50,16 @@ class SnapshotBase(ABC):
     @abstractmethod
     def size(self) -> int:
         """The number of bytes of its data."""
+
+    @property
+    def context(self) -> SnapshotContext:
+        """The configuration and the request ids that travel with the snapshot. Raises StorageError."""
+        return SnapshotContext()
+
+    def chunks(self, size: int = _CHUNK_SIZE) -> Iterator[bytes]:
+        """All data, in pieces of ``size`` bytes and a last one that may be shorter. Raises StorageError."""
+        for offset in range(0, self.size, size):
+            yield self.read(offset, size)
 
     @abstractmethod
     def read(self, offset: int, size: int) -> bytes:

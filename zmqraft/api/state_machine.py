@@ -7,10 +7,13 @@ order of sets), since every peer's state is the result of the same entries.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from zmqraft.errors import ConfigurationError
+
 if TYPE_CHECKING:
+    from zmqraft.api.snapshot import SnapshotBase
     from zmqraft.protocol.entry import EntryBatch
 
 __all__ = ["PeerHandle", "StateMachineBase"]
@@ -38,8 +41,10 @@ class StateMachineBase(ABC):
     """Derive from this, and implement `apply_entries`.
 
     The other methods do nothing until overridden. All are called one at a time: `start`, `on_message`, `role_changed`,
-    `tick` and `close` in the peer's thread, which they must not hold up; `apply_entries` in a thread of its own, unless
-    the class sets ``inline = True``.
+    `tick` and `close` in the peer's thread, which they must not hold up; `apply_entries` and `snapshot` in a thread of
+    its own, unless the class sets ``inline = True``; `restore` before anything else, in the thread that makes the peer.
+
+    One that offers snapshots (`snapshot` and `restore`) lets its peer compact the log.
     """
 
     #: Apply in the peer's own thread: only for a machine that never waits.
@@ -49,7 +54,8 @@ class StateMachineBase(ABC):
     def last_applied(self) -> int:
         """The index of the last entry that a persistent state machine has stored; 0 for one that starts empty.
 
-        Read once, before the peer starts; entries are applied from the next one on. It must have been committed.
+        Read once, before the peer starts, and after `restore`; entries are applied from the next one on. It must have
+        been committed.
         """
         return 0
 
@@ -62,6 +68,36 @@ class StateMachineBase(ABC):
 
         ``term`` is the peer's current term. An exception stops the peer: it could not go on with a hole in its state.
         """
+
+    def snapshot(self) -> Iterable[bytes] | None:
+        """The state after the entry applied last, as bytes or as chunks of bytes of any sizes; None when there is no
+        such thing, and then the log is never compacted here.
+
+        Called between two calls of `apply_entries`, in the same thread, and must return soon: entries wait for it. What
+        it returns is a view that never changes: it is consumed once, later and in another thread, while further entries
+        are applied. So it must not read what `apply_entries` writes. Ways to do that: encode a small state at once;
+        copy the containers, when the values in them are never changed in place; give a generator a transaction that
+        reads (of a database that has them); or a forked process. ``dict(self.values).items()`` is a view,
+        ``self.values.items()`` is not.
+
+        The bytes are the state machine's affair, compressed or not; `restore` must understand them, also those of
+        earlier versions. They need not be the same on every peer. When it raises an exception, or the iterator does,
+        there is no snapshot this time, and the peer goes on.
+        """
+        return None
+
+    def restore(self, snapshot: SnapshotBase) -> None:
+        """Become what the snapshot says: the state after the entry at ``snapshot.index``.
+
+        Called at the start of a peer when `last_applied` is below the snapshot's index; ``snapshot.chunks()`` are the
+        data. A persistent state machine has stored it durably when this returns, so that `last_applied` is the
+        snapshot's index. By default a ConfigurationError, since with the entries below the snapshot left out the state
+        would be wrong. An exception keeps the peer from starting.
+        """
+        raise ConfigurationError(
+            f"the log begins behind a snapshot of index {snapshot.index}, which {type(self).__name__} cannot restore: "
+            "implement restore()"
+        )
 
     def on_message(self, route: tuple[bytes, bytes], message_type: bytes, frames: Sequence[bytes]) -> None:
         """A message of a type that is not Raft's, of a client who knows the secret; answer with `PeerHandle.send`.

@@ -12,23 +12,28 @@ Knows nothing of Raft. The rules, by which a crash at any moment leaves a log th
   crash in between leaves a longer log, never one with a gap.
 - The next file may be made ahead, and the newest one allocated further (`prepare`, maybe in another thread; never
   while files change places). It is made under another name, and renamed into its place when it is needed.
+- A compaction writes a snapshot beside that of the log, then renames it over that one, durably; only then the first
+  index moves up. Files below it stay for their request ids, until `begin_prune` unlinks those whose entries nobody
+  needs, oldest first. A snapshot that is above the end of the log when this is opened takes the place of the log: such
+  a replacement was interrupted, and is finished (see `log_opening`).
 - After a failed write or sync nothing is written any more (`failure` says why), nor is it tried again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import PurePath
 from typing import Final
 
 from zmqraft.api.log import LogBase
-from zmqraft.api.snapshot import SnapshotBase
+from zmqraft.api.snapshot import SnapshotBase, SnapshotContext
 from zmqraft.constants import INDEX_FILE_CAPACITY, INDEX_FILE_CAPACITY_MAX, INDEX_FILE_DATA_SIZE_MAX
-from zmqraft.errors import ConfigurationError, StorageError
+from zmqraft.errors import ConfigurationError, CorruptionError, StorageError
 from zmqraft.protocol.entry import EntryBatch
 from zmqraft.storage.checksum_segment import MARK_DURABLE, MARK_NONE, MARK_SYNCING
 from zmqraft.storage.failure import FailStop, describe
@@ -37,26 +42,32 @@ from zmqraft.storage.index_file import IndexFile
 from zmqraft.storage.log_directory import LogDirectory, ensure_directory
 from zmqraft.storage.log_opening import LogContents, capacity_at, log_capacity, open_log
 from zmqraft.storage.request_index import RequestIndex
-from zmqraft.storage.snapshot_file import SnapshotFile
+from zmqraft.storage.rotation import replace_file
+from zmqraft.storage.snapshot_file import SnapshotFile, SnapshotWriter
 from zmqraft.storage.tail_cache import TAIL_CACHE_SIZE_MAX, TailCache
 
 __all__ = ["FileLog"]
+
+_log = logging.getLogger(__name__)
 
 #: As many index files are open at once, of a log of any size.
 _OPEN_FILES_MAX: Final = 64
 #: Files are allocated ahead by that many bytes; by a quarter where somebody waits for it.
 _ALLOCATION_SIZE: Final = 4 << 20
+#: A snapshot that is complete, and may yet take the place of the log's, is called that with this suffix.
+_NEXT_SUFFIX: Final = ".next"
 
 
 class FileLog(FailStop, LogBase):
-    """The log that ships. `FileLog.open` makes one. Not for use from several threads at once, but for `prepare`
-    and what `begin_sync` returns."""
+    """The log that ships. `FileLog.open` makes one. Not for use from several threads at once, but for `prepare`,
+    `find_snapshot` and what the methods return that begin something."""
 
     def __init__(
         self,
         directory: LogDirectory,
         contents: LogContents,
         snapshot: SnapshotBase,
+        snapshot_path: str,
         capacity: int,
         data_size_max: int,
         open_files_max: int,
@@ -69,6 +80,7 @@ class FileLog(FailStop, LogBase):
         self._contents = contents
         self._files = contents.files
         self._snapshot = snapshot
+        self._snapshot_path = snapshot_path
         self._capacity = capacity
         self._data_size_max = data_size_max
         self._open_files_max = open_files_max
@@ -120,7 +132,8 @@ class FileLog(FailStop, LogBase):
             )
         directory = LogDirectory(fs, str(PurePath(path)))
         try:
-            snapshot = _open_snapshot(fs, str(PurePath(snapshot_path)))
+            snapshot_path = str(PurePath(snapshot_path))
+            snapshot = _open_snapshot(fs, snapshot_path)
             contents = LogContents()
             try:
                 contents = open_log(directory, snapshot, capacity, remember_after_seconds, request_id_cache_max)
@@ -138,7 +151,9 @@ class FileLog(FailStop, LogBase):
         first = contents.files[0]
         capacity = log_capacity(first.first_index, first.capacity, capacity)
         tail = TailCache(tail_cache_size_max)
-        return cls(directory, contents, snapshot, capacity, data_size_max, open_files_max, tail, allocation_size)
+        return cls(
+            directory, contents, snapshot, snapshot_path, capacity, data_size_max, open_files_max, tail, allocation_size
+        )
 
     # --- what it holds --------------------------------------------------------------------------------------------
 
@@ -395,6 +410,106 @@ class FileLog(FailStop, LogBase):
         if self._dirty:
             self._files[-1].sync()
             self._dirty = False
+
+    # --- compaction -----------------------------------------------------------------------------------------------
+
+    def size_between(self, first: int, last: int) -> int:
+        if first > last:
+            return 0
+        if not self.first_index <= first <= last <= self._last_index:
+            raise ValueError(f"{first} to {last} is not within the log, {self.first_index} to {self._last_index}")
+        size = 0
+        for file in self._files[self._position_of(first) : self._position_of(last) + 1]:
+            if first <= file.first_index and file.last_index <= last:
+                size += file.data_size
+            else:
+                self._use(file)
+                after = file.file_offset(min(last, file.last_index) + 1)
+                size += after - file.file_offset(max(first, file.first_index))
+        return size
+
+    def packed_requests(self, last: int) -> bytes:
+        return self._contents.requests.packed(last)
+
+    def begin_snapshot(self, index: int, context: SnapshotContext) -> Callable[[Iterable[bytes]], SnapshotBase]:
+        term = self.term_at(index)
+        if term is None or index <= self._snapshot.index:
+            raise ValueError(
+                f"no snapshot can be taken at {index}: the log has entries {self.first_index} to {self._last_index}"
+            )
+        fs, path = self._directory.fs, self._snapshot_path + _NEXT_SUFFIX
+
+        def write(chunks: Iterable[bytes]) -> SnapshotBase:
+            with SnapshotWriter(path, index, term, fs=fs, context=context, keep_old=False) as writer:
+                for chunk in chunks:
+                    writer.write(chunk)
+                return writer.finish()
+
+        return write
+
+    def begin_compaction(self, snapshot: SnapshotBase) -> Callable[[], None]:
+        self.check_writable()
+        self._check_compaction(snapshot)
+        if not isinstance(snapshot, SnapshotFile):
+            raise TypeError(f"a snapshot of another log: {snapshot!r}")
+
+        def place() -> None:
+            with self.writing(f"install the snapshot of entry {snapshot.index}"):
+                replace_file(self._directory.fs, snapshot.path, self._snapshot_path)
+            snapshot.path = self._snapshot_path
+
+        return place
+
+    def _check_compaction(self, snapshot: SnapshotBase) -> None:
+        if not self._snapshot.index < snapshot.index <= self._last_index:
+            raise ValueError(
+                f"the snapshot of entry {snapshot.index} is not within the log, {self.first_index} to "
+                f"{self._last_index}"
+            )
+        if (term := self.term_at(snapshot.index)) != snapshot.term:
+            raise ValueError(f"the snapshot of entry {snapshot.index} has term {snapshot.term}, the entry {term}")
+
+    def compact(self, snapshot: SnapshotBase) -> None:
+        self.check_writable()
+        self._check_compaction(snapshot)
+        # Not closed: somebody may be reading it. Its file is, with the last one who does.
+        self._snapshot = snapshot
+
+    def begin_prune(self, keep_files: int = 0) -> Callable[[], None] | None:
+        self.check_writable()
+        paths = self.removable_files()
+        paths = paths[: len(paths) - keep_files] if keep_files < len(paths) else []
+        if not paths:
+            return None
+        with self._files_lock:
+            removed = self._files[: len(paths)]
+            del self._files[: len(paths)]
+        for file in removed:
+            self._recent.pop(file.first_index, None)
+            file.close()
+
+        def remove() -> None:
+            with self.writing("remove files that are no longer needed"):
+                self._directory.remove_files(paths)
+
+        return remove
+
+    def removable_files(self) -> list[str]:
+        """The paths of the files that nobody needs, oldest first: all entries in them are at or below the snapshot's
+        index and the prune index."""
+        needed = min(self._snapshot.index, self.prune_index)
+        return [file.path for file in self._files[:-1] if file.last_index <= needed]
+
+    def find_snapshot(self) -> SnapshotBase | None:
+        path = self._snapshot_path + _NEXT_SUFFIX
+        try:
+            return SnapshotFile.open(path, fs=self._directory.fs)
+        except FileNotFoundError:
+            return None
+        except CorruptionError as error:
+            # It is not needed: another one is taken.
+            _log.warning("the snapshot %s is not used: %s", path, error)
+            return None
 
     def close(self) -> None:
         """Release the files. What was not synced is not: then they are left as a crash would leave them."""

@@ -135,8 +135,12 @@ def open_log(
         _trim_unsynced_tail(contents)
         _remove_empty_files(directory, contents)
         _check_continuity(contents)
+        first_index = contents.files[0].first_index if contents.files else snapshot.index + 1
+        _add_requests(contents, snapshot, min(first_index - 1, snapshot.index), after_seconds)
         _scan(contents, after_seconds)
         matching = _match_snapshot(directory, contents, snapshot)
+        if matching is not contents:
+            _add_requests(matching, snapshot, snapshot.index, after_seconds)
         for file in matching.files[-1:]:
             _note_leftovers(file)
             file.begin()
@@ -506,6 +510,16 @@ class _Unknown:
                 self._file.first_index + min(self.slots),
             )
             self._file.store_checksums(self.slots)
+
+
+def _add_requests(contents: LogContents, snapshot: SnapshotBase, last_index: int, after_seconds: int) -> None:
+    """Remember the request ids that the snapshot has of entries up to ``last_index``, which are in no file."""
+    context = snapshot.context
+    contents.requests.refuse_until(context.requests_forgotten_until)
+    try:
+        contents.requests.add_packed(context.request_ids, last_index, after_seconds)
+    except ValueError as error:
+        raise CorruptionError(f"the snapshot of index {snapshot.index}: {error}; {REMEDY}") from None
 
 
 def _match_snapshot(directory: LogDirectory, contents: LogContents, snapshot: SnapshotBase) -> LogContents:

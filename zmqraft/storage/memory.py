@@ -7,11 +7,11 @@ of `zmqraft.api`, so that whatever runs on them runs on files; one contract test
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from zmqraft.api.log import LogBase
 from zmqraft.api.persistence import PeersValue, PersistenceBase
-from zmqraft.api.snapshot import SnapshotBase
+from zmqraft.api.snapshot import SnapshotBase, SnapshotContext
 from zmqraft.errors import StorageFailedError
 from zmqraft.protocol.entry import EntryBatch
 from zmqraft.storage.failure import FailStop
@@ -25,10 +25,17 @@ __all__ = ["MemoryLog", "MemoryPersistence", "MemorySnapshot"]
 class MemorySnapshot(SnapshotBase):
     """A snapshot that is a bytes object."""
 
-    def __init__(self, index: int = 0, term: int = 0, data: bytes = b"") -> None:
+    def __init__(
+        self, index: int = 0, term: int = 0, data: bytes = b"", context: SnapshotContext | None = None
+    ) -> None:
         self._index = index
         self._term = term
         self._data = data
+        self._context = context or SnapshotContext()
+
+    @property
+    def context(self) -> SnapshotContext:
+        return self._context
 
     @property
     def index(self) -> int:
@@ -69,6 +76,11 @@ class MemoryLog(FailStop, LogBase):
         self._terms = TermRuns()
         self._configs: list[int] = []
         self._requests = RequestIndex(request_id_cache_max)
+        context = self._snapshot.context
+        self._requests.refuse_until(context.requests_forgotten_until)
+        self._requests.add_packed(context.request_ids, self._snapshot.index)
+        # What a crash would find: maybe a newer one than `compact` was told.
+        self._durable_snapshot = self._snapshot
         self.sync_count = 0
         # What `begin_sync` gave out and has not run.
         self._syncing: Callable[[], None] | None = None
@@ -194,15 +206,67 @@ class MemoryLog(FailStop, LogBase):
     def prune_index(self) -> int:
         return self._requests.prune_index(self.last_index)
 
+    def size_between(self, first: int, last: int) -> int:
+        if first > last:
+            return 0
+        return self.read(first, last, sum(map(len, self._frames))).size
+
+    def packed_requests(self, last: int) -> bytes:
+        return self._requests.packed(last)
+
+    def begin_snapshot(self, index: int, context: SnapshotContext) -> Callable[[Iterable[bytes]], SnapshotBase]:
+        term = self.term_at(index)
+        if term is None or index <= self._snapshot.index:
+            raise ValueError(
+                f"no snapshot can be taken at {index}: the log has entries {self._first_index} to {self.last_index}"
+            )
+        return lambda chunks: MemorySnapshot(index, term, b"".join(chunks), context)
+
+    def begin_compaction(self, snapshot: SnapshotBase) -> Callable[[], None]:
+        self.check_writable()
+        self._check_compaction(snapshot)
+
+        def place() -> None:
+            self._durable_snapshot = snapshot
+
+        return place
+
+    def _check_compaction(self, snapshot: SnapshotBase) -> None:
+        if not self._first_index <= snapshot.index <= self.last_index:
+            raise ValueError(
+                f"the snapshot of entry {snapshot.index} is not within the log, {self._first_index} to "
+                f"{self.last_index}"
+            )
+        if (term := self.term_at(snapshot.index)) != snapshot.term:
+            raise ValueError(f"the snapshot of entry {snapshot.index} has term {snapshot.term}, the entry {term}")
+
+    def compact(self, snapshot: SnapshotBase) -> None:
+        self.check_writable()
+        self._check_compaction(snapshot)
+        self._finish_sync()
+        count = snapshot.index - self._snapshot.index
+        runs = self._terms.between(snapshot.index + 1, self.last_index)
+        self._snapshot = snapshot
+        self._first_index = snapshot.index + 1
+        del self._frames[:count], self._durable_frames[:count]
+        self._common = max(self._common - count, 0)
+        self._terms = TermRuns(runs)
+        self._configs = [config for config in self._configs if config > snapshot.index]
+
     def close(self) -> None:
         pass
 
     def crash(self) -> MemoryLog:
         """What is found after a crash: a new log of what was synced. This one refuses every later write."""
         self.fail(StorageFailedError("the log has crashed"))
-        log = MemoryLog(snapshot=self._snapshot, request_id_cache_max=self._requests.bound)
-        if self._durable_frames:
-            log.append(EntryBatch.from_frames(log.first_index, self._durable_frames))
+        log = MemoryLog(snapshot=self._durable_snapshot, request_id_cache_max=self._requests.bound)
+        # What is below the snapshot is kept for its ids, as files are.
+        log._requests = RequestIndex(self._requests.bound)
+        log._requests.refuse_until(self._requests.oldest_accepted_seconds)
+        log._requests.add_packed(self._requests.packed(log._snapshot.index), log._snapshot.index)
+        frames = self._durable_frames[log._snapshot.index - self._snapshot.index :]
+        if frames:
+            log.append(EntryBatch.from_frames(log.first_index, frames))
             log.sync()
             log.sync_count = 0
         return log

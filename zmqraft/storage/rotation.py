@@ -51,13 +51,14 @@ def rotated_names(fs: FileSystem, path: str) -> list[str]:
     return [str(folder / entry) for entry in fs.listdir(str(folder)) if pattern.fullmatch(entry)]
 
 
-def replace_file(fs: FileSystem, source: str, path: str) -> None:
-    """Rename ``source``, which is durable, over ``path``, whose file is kept under a rotated name. Raises OSError.
+def replace_file(fs: FileSystem, source: str, path: str, *, keep_old: bool = True) -> None:
+    """Rename ``source``, which is durable, over ``path``, whose file is kept under a rotated name, if ``keep_old``.
+    Raises OSError.
 
     The old file gets its second name first, so that ``path`` is never missing. Where the file system has no hard links
     the old file is not kept.
     """
-    if fs.kind(path) is not None:
+    if keep_old and fs.kind(path) is not None:
         try:
             fs.link(path, _free_name(fs, path))
         except OSError as error:
@@ -66,7 +67,8 @@ def replace_file(fs: FileSystem, source: str, path: str) -> None:
             _log.warning("%s: the old file is not kept, since it cannot be linked: %s", path, describe(error))
     fs.rename(source, path)
     fs.sync_directory(str(PurePath(path).parent))
-    _remove_oldest(fs, path)
+    if keep_old:
+        _remove_oldest(fs, path)
 
 
 def _remove_oldest(fs: FileSystem, path: str) -> None:

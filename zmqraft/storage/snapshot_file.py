@@ -6,6 +6,7 @@ On disk (SPEC section 3, integers least significant byte first)::
     META  MessagePack map: created, hostname
     CRCS  8 bytes: version 1, and the CRC32C of all that is before the data, with zeros for this number, and then of
           the 4 bytes of the data's own CRC32C; not in a snapshot that zmq-raft or an early version wrote
+    CONF, REQS  the configuration and the request ids at the index, see `snapshot_context`
     ...   segments that this version does not know
     DATA  length 0; the data follows, to the end of the file
 
@@ -19,19 +20,21 @@ durable, or not at all; who still reads the old one goes on reading the old one.
 from __future__ import annotations
 
 import struct
+import weakref
 from array import array
 from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Any, Final
 
-from zmqraft.api.snapshot import SnapshotBase
+from zmqraft.api.snapshot import SnapshotBase, SnapshotContext
 from zmqraft.constants import INTEGER_MAX
 from zmqraft.errors import CorruptionError, StorageError
 from zmqraft.storage.checksums import crc32c
 from zmqraft.storage.failure import FailStop, describe
 from zmqraft.storage.fs import OS_FILE_SYSTEM, FileSystem
 from zmqraft.storage.rotation import TEMPORARY_SUFFIX, replace_file
-from zmqraft.storage.token_file import REMEDY, encode_meta, encode_segment, read_meta, read_segments
+from zmqraft.storage.snapshot_context import decode_context, encode_context
+from zmqraft.storage.token_file import REMEDY, Segment, encode_meta, encode_segment, read_meta, read_segments
 
 __all__ = ["SnapshotFile", "SnapshotWriter"]
 
@@ -48,6 +51,10 @@ _CRC: Final = struct.Struct("<I")
 _BLOCK_SIZE: Final = 65536
 #: As many blocks are read at once when a snapshot is opened.
 _BLOCKS_READ: Final = 16
+#: As many bytes are written at once, and are made durable before more are written: so nobody who syncs another file
+#: meanwhile, the log that is, waits for more than that.
+_PIECE_SIZE: Final = 1 << 18
+_SYNC_SIZE: Final = 1 << 21
 
 
 def _checksum(header: bytes, data_crc: int) -> int:
@@ -56,7 +63,7 @@ def _checksum(header: bytes, data_crc: int) -> int:
 
 
 class SnapshotFile(SnapshotBase):
-    """A complete snapshot on disk, open for reading."""
+    """A complete snapshot on disk, open for reading until it is closed, or nobody has it any more."""
 
     def __init__(
         self, fs: FileSystem, path: str, handle: int, index: int, term: int, size: int, data_offset: int
@@ -65,11 +72,14 @@ class SnapshotFile(SnapshotBase):
         self._fs = fs
         self.path = path
         self._handle: int | None = handle
+        self._closer = weakref.finalize(self, fs.close, handle)
+        self._closer.atexit = False
         self._index = index
         self._term = term
         self._size = size
         self.data_offset = data_offset
         self.meta: dict[str, Any] = {}
+        self._segments: dict[bytes, Segment] = {}
         # The CRC32C of each block of data as it was when the snapshot was opened.
         self._blocks = array("I")
 
@@ -84,12 +94,20 @@ class SnapshotFile(SnapshotBase):
         except OSError as error:
             raise StorageError(f"cannot open the snapshot {path}: {describe(error)}") from error
         try:
-            return cls._read_header(fs, path, handle)
+            snapshot = cls._read_header(fs, path, handle)
         except BaseException as error:
             fs.close(handle)
             if isinstance(error, OSError):
                 raise StorageError(f"cannot read the snapshot {path}: {describe(error)}") from error
             raise
+        try:
+            snapshot._check_all()
+        except BaseException as error:
+            snapshot.close()
+            if isinstance(error, OSError):
+                raise StorageError(f"cannot read the snapshot {path}: {describe(error)}") from error
+            raise
+        return snapshot
 
     @classmethod
     def _read_header(cls, fs: FileSystem, path: str, handle: int) -> SnapshotFile:
@@ -109,12 +127,20 @@ class SnapshotFile(SnapshotBase):
                 f"{size} of data from offset {data_offset}; {REMEDY}"
             )
         snapshot = cls(fs, path, handle, index, term, size, data_offset)
-        snapshot.meta = read_meta(fs, handle, segments)
-        data_crc = snapshot._read_blocks()
-        segment = segments.get(_CRCS)
-        if segment is not None and segment.length == _CHECKSUM.size:
-            snapshot._check(segment.offset, data_crc)
+        snapshot._segments = segments
         return snapshot
+
+    def _check_all(self) -> None:
+        self.meta = read_meta(self._fs, self._open_handle(), self._segments)
+        data_crc = self._read_blocks()
+        segment = self._segments.get(_CRCS)
+        if segment is not None and segment.length == _CHECKSUM.size:
+            self._check(segment.offset, data_crc)
+        # So that a damaged one is found now.
+        decode_context(self.path, self._segments, self._read_segment)
+
+    def _read_segment(self, size: int, offset: int) -> bytes:
+        return self._fs.pread(self._open_handle(), size, offset)
 
     def _read_blocks(self) -> int:
         """Read all data, note the checksum of each block, and give that of all."""
@@ -152,6 +178,13 @@ class SnapshotFile(SnapshotBase):
             for chunk in chunks:
                 writer.write(chunk)
             return writer.finish()
+
+    @property
+    def context(self) -> SnapshotContext:
+        try:
+            return decode_context(self.path, self._segments, self._read_segment)
+        except OSError as error:
+            raise StorageError(f"cannot read the snapshot {self.path}: {describe(error)}") from error
 
     @property
     def index(self) -> int:
@@ -202,9 +235,8 @@ class SnapshotFile(SnapshotBase):
         return self._handle
 
     def close(self) -> None:
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            self._fs.close(handle)
+        self._handle = None
+        self._closer()
 
     def __repr__(self) -> str:
         return f"<SnapshotFile {self.path} of index {self._index}, term {self._term}, {self._size} bytes>"
@@ -218,9 +250,21 @@ class SnapshotWriter(FailStop):
     """
 
     def __init__(
-        self, path: str | PurePath, index: int, term: int, *, fs: FileSystem = OS_FILE_SYSTEM, extensions: bytes = b""
+        self,
+        path: str | PurePath,
+        index: int,
+        term: int,
+        *,
+        fs: FileSystem = OS_FILE_SYSTEM,
+        context: SnapshotContext | None = None,
+        extensions: bytes = b"",
+        keep_old: bool = True,
     ) -> None:
-        """Begin a snapshot for ``path``. ``extensions`` are further segments for its header, encoded."""
+        """Begin a snapshot for ``path``, with what is to travel with it.
+
+        ``extensions`` are further segments for its header, encoded. A snapshot that is there already is kept under a
+        rotated name, if ``keep_old``.
+        """
         self._path = str(path)
         self._temporary_path = self._path + TEMPORARY_SUFFIX
         super().__init__(f"the snapshot {self._temporary_path}")
@@ -229,13 +273,15 @@ class SnapshotWriter(FailStop):
         self._fs = fs
         self._index = index
         self._term = term
+        self._keep_old = keep_old
         #: The number of bytes of data written so far.
         self.size = 0
+        self._synced_size = 0
         self._handle: int | None = None
         self._meta = encode_meta(fs)
-        self._extensions = extensions
+        self._rest = b"".join((encode_context(context or SnapshotContext()), extensions, encode_segment(_DATA)))
         self._data_crc = 0
-        header = self._header(0)
+        header = self._front(0) + self._rest
         self._data_offset = len(header)
         with self.writing("create it"):
             self._handle = fs.open(self._temporary_path, write=True, truncate=True)
@@ -245,10 +291,10 @@ class SnapshotWriter(FailStop):
                 self._close()
                 raise
 
-    def _header(self, checksum: int) -> bytes:
+    def _front(self, checksum: int) -> bytes:
+        """What is in front of the context: the part of the header that is only known in the end."""
         head = encode_segment(_SNAP, _HEAD.pack(_VERSION, self._index, self._term, self.size))
-        checksums = encode_segment(_CRCS, _CHECKSUM.pack(_VERSION, checksum))
-        return b"".join((head, self._meta, checksums, self._extensions, encode_segment(_DATA)))
+        return b"".join((head, self._meta, encode_segment(_CRCS, _CHECKSUM.pack(_VERSION, checksum))))
 
     def _open_handle(self) -> int:
         if self._handle is None:
@@ -256,21 +302,27 @@ class SnapshotWriter(FailStop):
         return self._handle
 
     def write(self, chunk: bytes | memoryview) -> None:
-        """Add data behind that written so far."""
+        """Add data behind that written so far, of any size: it is written and synced in bounded pieces."""
         handle = self._open_handle()
-        with self.writing("write"):
-            self._fs.pwrite(handle, chunk, self._data_offset + self.size)
-        self.size += len(chunk)
-        self._data_crc = crc32c(chunk, self._data_crc)
+        view = memoryview(chunk).cast("B")
+        for start in range(0, len(view), _PIECE_SIZE):
+            piece = view[start : start + _PIECE_SIZE]
+            with self.writing("write"):
+                self._fs.pwrite(handle, piece, self._data_offset + self.size)
+                self.size += len(piece)
+                if self.size - self._synced_size >= _SYNC_SIZE:
+                    self._fs.fdatasync(handle)
+                    self._synced_size = self.size
+            self._data_crc = crc32c(piece, self._data_crc)
 
     def finish(self) -> SnapshotFile:
-        """Make the snapshot durable and let it take its place; the old one is kept under a rotated name."""
+        """Make the snapshot durable and let it take its place. Returns it, read again and checked."""
         handle = self._open_handle()
         with self.writing("finish it"):
-            self._fs.pwrite(handle, self._header(_checksum(self._header(0), self._data_crc)), 0)
+            self._fs.pwrite(handle, self._front(_checksum(self._front(0) + self._rest, self._data_crc)), 0)
             self._fs.fdatasync(handle)
             self._close()
-            replace_file(self._fs, self._temporary_path, self._path)
+            replace_file(self._fs, self._temporary_path, self._path, keep_old=self._keep_old)
         return SnapshotFile.open(self._path, fs=self._fs)
 
     def abort(self) -> None:

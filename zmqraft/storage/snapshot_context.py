@@ -1,0 +1,68 @@
+"""What travels with a snapshot beside its data: segments of its file that zmq-raft passes over.
+
+On disk, between CRCS and DATA (integers least significant byte first)::
+
+    CONF  MessagePack map: index (of the CONFIG entry, 0 for none), peers (as in CONFIG entries)
+    REQS  4 bytes version 1, 8 bytes: request ids of that time (seconds since the epoch) or older may be forgotten;
+          then for each id that is remembered of entries up to the snapshot's index, oldest first, its 12 bytes and
+          8 of the entry's index
+
+Either may be missing. Knows nothing of the rest of the file. The rule: what is not understood is damage, since a peer
+that starts without its configuration or its request ids may lose what was acknowledged.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from zmqraft import _msgpack
+from zmqraft.api.snapshot import SnapshotContext
+from zmqraft.core.configuration import ClusterConfiguration
+from zmqraft.errors import CorruptionError, RemoteProtocolError, shown
+from zmqraft.storage.token_file import REMEDY, Segment, encode_segment
+
+__all__ = ["decode_context", "encode_context"]
+
+_CONF: Final = b"CONF"
+_REQS: Final = b"REQS"
+_VERSION: Final = 1
+#: Version, seconds.
+_REQS_HEAD: Final = struct.Struct("<IQ")
+
+
+def encode_context(context: SnapshotContext) -> bytes:
+    """The segments."""
+    parts = []
+    if context.peers is not None:
+        peers = ClusterConfiguration.from_value(context.peers).to_value()
+        parts.append(encode_segment(_CONF, _msgpack.pack({"index": context.peers_index, "peers": peers})))
+    if context.request_ids or context.requests_forgotten_until:
+        head = _REQS_HEAD.pack(_VERSION, context.requests_forgotten_until)
+        parts.append(encode_segment(_REQS, head + context.request_ids))
+    return b"".join(parts)
+
+
+def decode_context(path: str, segments: Mapping[bytes, Segment], read: Callable[[int, int], bytes]) -> SnapshotContext:
+    """The context from the segments of the file ``path``; ``read`` takes a size and an offset.
+
+    Raises CorruptionError, OSError.
+    """
+    peers, peers_index = None, 0
+    if (segment := segments.get(_CONF)) is not None:
+        try:
+            value = _msgpack.unpack(read(segment.length, segment.offset))
+            if not isinstance(value, dict) or not isinstance(value.get("index"), int) or value["index"] < 0:
+                raise ValueError(f"not a configuration with its index: {shown(value)}")
+            peers, peers_index = ClusterConfiguration.from_value(value.get("peers")).to_value(), value["index"]
+        except (ValueError, RemoteProtocolError) as error:
+            raise CorruptionError(f"{path}: bad configuration at offset {segment.offset}: {error}; {REMEDY}") from None
+    request_ids, forgotten_until = b"", 0
+    if (segment := segments.get(_REQS)) is not None:
+        data = read(segment.length, segment.offset)
+        if len(data) < _REQS_HEAD.size or _REQS_HEAD.unpack_from(data)[0] != _VERSION:
+            raise CorruptionError(f"{path}: bad request ids at offset {segment.offset}; {REMEDY}")
+        forgotten_until = _REQS_HEAD.unpack_from(data)[1]
+        request_ids = data[_REQS_HEAD.size :]
+    return SnapshotContext(peers, peers_index, request_ids, forgotten_until)
