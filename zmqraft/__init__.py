@@ -11,7 +11,15 @@ Peers, clients and files work together with those of zmq-raft for Node.js.
 from __future__ import annotations
 
 from zmqraft._accel import EXTENSIONS
-from zmqraft.api import LogBase, PeerHandle, PersistenceBase, ReadyEmitter, SnapshotBase, StateMachineBase
+from zmqraft.api import (
+    LogBase,
+    PeerHandle,
+    PersistenceBase,
+    ReadyEmitter,
+    SnapshotBase,
+    SnapshotContext,
+    StateMachineBase,
+)
 from zmqraft.client import (
     ClusterInfo,
     EntriesStream,
@@ -127,6 +135,7 @@ __all__ = [
     "Settings",
     "SnapshotBase",
     "SnapshotChunk",
+    "SnapshotContext",
     "SnapshotFile",
     "StateMachineBase",
     "StorageError",

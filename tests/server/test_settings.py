@@ -39,6 +39,8 @@ def test_the_defaults_are_those_of_the_specification() -> None:
     assert made.data.state_path == Path("/data/state.pers")
     assert made.data.compact_install_path == Path("/data/compact/snap.new")
     assert (made.data.append_id_to_path, made.data.compact.watch) == (False, False)
+    compact = made.data.compact
+    assert (compact.after_entries, compact.after_bytes, compact.keep_files) == (None, None, None)
     assert made.broadcast == BroadcastSettings(None, None, 500)
     assert made.broadcast.bind_url is None
     assert (made.webmonitor.enable, made.webmonitor.url) == (False, "http://localhost:8050")
@@ -90,7 +92,12 @@ def test_nested_tables_are_read() -> None:
             "appendIdToPath": True,
             "log": "entries",
             "snapshot": "/elsewhere/snap",
-            "compact": {"install": "new", "watch": True, "state": {"path": "kv.py", "options": {"size": 1}}},
+            "compact": {
+                "install": "new",
+                "watch": True,
+                "state": {"path": "kv.py", "options": {"size": 1}},
+                "afterEntries": 9,
+            },
         },
         router={"bind": "*:9002"},
         broadcast={"url": "node-b:9102", "bind": "*:9102", "broadcastHeartbeatInterval": 100},
@@ -101,6 +108,7 @@ def test_nested_tables_are_read() -> None:
     assert made.data.compact_install_path == Path("/data/b/new")
     assert (made.data.compact.watch, made.data.compact.state.path) == (True, "kv.py")
     assert made.data.compact.state.options == {"size": 1}
+    assert made.data.compact.after_entries == 9
     assert (made.url, made.bind_url) == ("tcp://127.0.0.1:9002", "tcp://*:9002")
     assert made.broadcast == BroadcastSettings("tcp://node-b:9102", "tcp://*:9102", 100)
     assert made.broadcast.bind_url == "tcp://*:9102"
@@ -231,6 +239,13 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
         "options a list",
         {"data": {"path": "x", "compact": {"state": {"options": []}}}},
         "data.compact.state.options: must",
+    ),
+    ("no bytes", {"data": {"path": "x", "compact": {"afterBytes": 0}}}, "data.compact.afterBytes: must be 1 to"),
+    ("keep", {"data": {"path": "x", "compact": {"keepFiles": -1}}}, "data.compact.keepFiles: must be 0 to"),
+    (
+        "ids that stay for ever",
+        {"data": {"path": "x", "compact": {"afterEntries": 9}}, "requestIdTtl": None},
+        "data.compact.afterEntries: needs requestIdTtl or requestIdCacheMax",
     ),
     ("watch", {"data": {"path": "x", "compact": {"watch": 1}}}, "data.compact.watch: must be true or false"),
     ("router", {"router": "tcp://*:1"}, "router: must be a table"),

@@ -69,7 +69,7 @@ class StateMachineBase(ABC):
         ``term`` is the peer's current term. An exception stops the peer: it could not go on with a hole in its state.
         """
 
-    def snapshot(self) -> Iterable[bytes] | None:
+    def snapshot(self) -> bytes | Iterable[bytes] | None:
         """The state after the entry applied last, as bytes or as chunks of bytes of any sizes; None when there is no
         such thing, and then the log is never compacted here.
 

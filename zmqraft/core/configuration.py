@@ -97,6 +97,11 @@ class ConfigurationHistory:
         self.append(list(later))
 
     @property
+    def base(self) -> tuple[int, ClusterConfiguration]:
+        """The index and the configuration that all others follow."""
+        return self._stack[0]
+
+    @property
     def current(self) -> ClusterConfiguration:
         """The configuration that counts."""
         return self._stack[-1][1]

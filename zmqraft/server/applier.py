@@ -10,12 +10,18 @@ import logging
 import queue
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from zmqraft.api import StateMachineBase
 from zmqraft.protocol import EntryBatch
 
-__all__ = ["APPLY_SIZE_MAX", "Applier", "InlineApplier", "ThreadApplier"]
+__all__ = ["APPLY_SIZE_MAX", "Applier", "InlineApplier", "ThreadApplier", "View", "ViewHandler"]
+
+#: What `StateMachineBase.snapshot` returns.
+View = bytes | Iterable[bytes] | None
+#: Gets the index of the entry applied last, and the state machine's view of its state there, or the exception that it
+#: raised.
+ViewHandler = Callable[[int, View | BaseException], None]
 
 #: Batches that wait for a slow state machine, and about how many bytes each may have.
 _QUEUE_MAX = 16
@@ -29,9 +35,11 @@ logger = logging.getLogger(__name__)
 class Applier(ABC):
     """Hands batches to a state machine. ``on_applied`` gets the index up to which entries are applied."""
 
-    def __init__(self, state_machine: StateMachineBase, on_applied: Callable[[int], None]) -> None:
+    def __init__(self, state_machine: StateMachineBase, on_applied: Callable[[int], None], last_index: int = 0) -> None:
+        """``last_index`` is that of the last entry that is applied already."""
         self._state_machine = state_machine
         self._on_applied = on_applied
+        self._last_index = last_index
 
     @property
     def has_room(self) -> bool:
@@ -43,6 +51,19 @@ class Applier(ABC):
         """Apply a batch, at once or soon."""
 
     @abstractmethod
+    def take_view(self, on_view: ViewHandler) -> None:
+        """Ask the state machine for a snapshot between two batches, at once or soon. ``on_view`` is called in the
+        thread that applies."""
+
+    def _take_view(self, on_view: ViewHandler) -> None:
+        view: View | BaseException
+        try:
+            view = self._state_machine.snapshot()
+        except Exception as error:
+            view = error
+        on_view(self._last_index, view)
+
+    @abstractmethod
     def close(self) -> None:
         """Apply what was submitted, then end. May be called twice."""
 
@@ -52,7 +73,11 @@ class InlineApplier(Applier):
 
     def submit(self, batch: EntryBatch, term: int) -> None:
         self._state_machine.apply_entries(batch, term)
+        self._last_index = batch.last_index
         self._on_applied(batch.last_index)
+
+    def take_view(self, on_view: ViewHandler) -> None:
+        self._take_view(on_view)
 
     def close(self) -> None:
         """Nothing is left to do."""
@@ -67,10 +92,11 @@ class ThreadApplier(Applier):
         on_applied: Callable[[int], None],
         on_error: Callable[[BaseException], None],
         name: str,
+        last_index: int = 0,
     ) -> None:
-        super().__init__(state_machine, on_applied)
+        super().__init__(state_machine, on_applied, last_index)
         self._on_error = on_error
-        self._queue: queue.Queue[tuple[EntryBatch, int] | None] = queue.Queue()
+        self._queue: queue.Queue[tuple[EntryBatch, int] | ViewHandler | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -81,14 +107,21 @@ class ThreadApplier(Applier):
     def submit(self, batch: EntryBatch, term: int) -> None:
         self._queue.put((batch, term))
 
+    def take_view(self, on_view: ViewHandler) -> None:
+        self._queue.put(on_view)
+
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
+            if not isinstance(item, tuple):
+                self._take_view(item)
+                continue
             batch, term = item
             try:
                 self._state_machine.apply_entries(batch, term)
             except BaseException as error:
                 self._on_error(error)
                 return
+            self._last_index = batch.last_index
             self._on_applied(batch.last_index)
 
     def close(self) -> None:

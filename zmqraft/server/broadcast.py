@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import zmq
 
-from zmqraft.api import PeerHandle, StateMachineBase
+from zmqraft.api import PeerHandle, SnapshotBase, StateMachineBase
 from zmqraft.constants import BROADCAST_HEARTBEAT_INTERVAL_MS, REQUEST_BROADCAST_URL
 from zmqraft.errors import ConfigurationError
 from zmqraft.protocol import EntryBatch, Protocols
@@ -69,6 +69,10 @@ class BroadcastStateMachine(StateMachineBase):
     @property
     def last_applied(self) -> int:
         return self._last_applied
+
+    def restore(self, snapshot: SnapshotBase) -> None:
+        """Nothing of what is below the snapshot is published again: subscribers fetch it."""
+        self._last_applied = max(self._last_applied, snapshot.index)
 
     def start(self, peer: PeerHandle) -> None:
         """Bind the PUB socket. Raises ConfigurationError when it cannot be bound."""

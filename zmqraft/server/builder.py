@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from random import Random
 
-from zmqraft.api import LogBase, PersistenceBase, StateMachineBase
+from zmqraft.api import LogBase, PersistenceBase, SnapshotBase, StateMachineBase
 from zmqraft.core.configuration import ClusterConfiguration
 from zmqraft.errors import ConfigurationError
 from zmqraft.protocol import EntryBatch
@@ -34,6 +34,9 @@ class _NoStateMachine(StateMachineBase):
 
     def apply_entries(self, entries: EntryBatch, term: int) -> None:
         """Nothing is kept."""
+
+    def restore(self, snapshot: SnapshotBase) -> None:
+        """Nothing is there to come back."""
 
 
 def open_persistence(settings: Settings) -> PersistenceBase:

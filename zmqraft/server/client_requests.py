@@ -133,12 +133,17 @@ class ClientRequests:
     def _acceptable_times(self, wall_seconds: float) -> tuple[float, float]:
         """The window of times in new request ids, both ends excluded: in it known ids are surely remembered."""
         ttl = self._settings.request_id_ttl
-        # Ids that were forgotten stay refused, also after the clock was set back.
-        forgotten_until = max(self._forgotten_before, self._log.requests_forgotten_until)
+        forgotten_until = self.requests_forgotten_until
         if ttl is None:
             return float(forgotten_until or -1), math.inf
         margin = self._settings.request_id_ttl_accept_margin / 1000
         return max(wall_seconds - (ttl / 1000 - margin), forgotten_until), wall_seconds + margin
+
+    @property
+    def requests_forgotten_until(self) -> int:
+        """Ids whose own time (seconds since the epoch) is at or before this stay refused, also after the clock was set
+        back, since they may be forgotten."""
+        return max(self._forgotten_before, self._log.requests_forgotten_until)
 
     def take_proposals(self, now: float) -> EntryBatch | None:
         """The updates since the last call as one batch, for the leader of the term in which they came."""

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from random import Random
 
 from zmqraft import constants
-from zmqraft.api import LogBase, PersistenceBase
+from zmqraft.api import LogBase, PersistenceBase, SnapshotBase
 from zmqraft.core.configuration import ClusterConfiguration
 from zmqraft.core.messages import (
     AppendReply,
@@ -254,6 +254,18 @@ class Engine:
     def applied(self, index: int) -> None:
         """The state machine has applied every entry up to ``index``."""
         self._clients.applied(index)
+
+    @property
+    def requests_forgotten_until(self) -> int:
+        """Request ids whose own time (seconds since the epoch) is at or before this are refused."""
+        return self._clients.requests_forgotten_until
+
+    def compact(self, snapshot: SnapshotBase) -> None:
+        """Let a snapshot that `LogBase.begin_compaction` has put in its place stand for the entries up to its index."""
+        if snapshot.index > self.last_applied:
+            raise InvariantError(f"a snapshot of index {snapshot.index}, but {self.last_applied} is the last applied")
+        self._log.compact(snapshot)
+        self.raft.log.compact(snapshot.index)
 
     # --- a turn -----------------------------------------------------------------------------------------------------
 

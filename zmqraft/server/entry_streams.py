@@ -129,6 +129,8 @@ class EntryStreams:
 
     def _start_snapshot(self, stream: _Stream, offset: int) -> None:
         stream.snapshot = self._log.snapshot
+        # It may have been taken after the request came.
+        stream.until = max(stream.until, stream.snapshot.index)
         stream.offset = min(offset, stream.snapshot.size)
 
     def _pump(self, route: Route, stream: _Stream) -> Iterator[Reply]:

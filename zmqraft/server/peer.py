@@ -21,6 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from random import Random
 from types import TracebackType
+from typing import TypeVar
 
 import zmq
 
@@ -29,7 +30,8 @@ from zmqraft.constants import ENTRY_HEADER_SIZE
 from zmqraft.core.configuration import ClusterConfiguration
 from zmqraft.core.raft import Role
 from zmqraft.errors import ClosedError, ConfigurationError, PeerFailedError, RemoteProtocolError, ZmqRaftError
-from zmqraft.server.applier import APPLY_SIZE_MAX, Applier, InlineApplier, ThreadApplier
+from zmqraft.server.applier import APPLY_SIZE_MAX, Applier, InlineApplier, ThreadApplier, ViewHandler
+from zmqraft.server.compaction import Compactor, restore_state
 from zmqraft.server.engine import BackgroundSync, Engine, LinkAction
 from zmqraft.server.rpc_socket import ZmqRpcSocket
 from zmqraft.server.settings import Settings
@@ -46,6 +48,10 @@ _ROUTER_SNDHWM = 16384
 #: Replies that are under way when a peer is closed get this long to leave.
 _CLOSE_LINGER_MS = 200
 _POLL_MS_MAX = 60_000
+#: How long the end of a peer waits for a state machine's snapshot that gives no next chunk, in seconds.
+_COMPACTING_TIMEOUT = 30.0
+
+_Result = TypeVar("_Result")
 
 
 class ZmqRaft(ReadyEmitter):
@@ -56,6 +62,7 @@ class ZmqRaft(ReadyEmitter):
 
     - ``state`` (role, term): "follower", "candidate", "leader" or "client"
     - ``config`` (`ClusterConfiguration`): the configuration that counts has changed
+    - ``compact`` (index): the log's first index has moved up behind a snapshot of this index
     - ``error`` (exception): the peer has failed and is about to stop
     - ``close`` (): the peer has ended
     """
@@ -72,7 +79,8 @@ class ZmqRaft(ReadyEmitter):
     ) -> None:
         """The peer owns ``log``, ``persistence``, ``state_machine`` and ``resources`` from here on and closes them.
 
-        Raises ConfigurationError or CorruptionError when the data does not fit the settings.
+        Raises ConfigurationError or CorruptionError when the data does not fit the settings; and what the state machine
+        raises, when it is to be restored from the snapshot.
         """
         super().__init__()
         self.settings = settings
@@ -81,6 +89,7 @@ class ZmqRaft(ReadyEmitter):
         self._resources = resources or contextlib.ExitStack()
         self._resources.callback(log.close)
         self._resources.callback(persistence.close)
+        restore_state(state_machine, log.snapshot)
         self.engine = Engine(
             settings,
             log,
@@ -90,6 +99,7 @@ class ZmqRaft(ReadyEmitter):
             random=random or Random(),
             on_message=self._on_message,
         )
+        self._compactor = Compactor(settings, self.engine, log)
         self._seen_role: tuple[Role, int] | None = None
         self._seen_configuration: ClusterConfiguration | None = None
         self._calls: deque[Callable[[], None]] = deque()
@@ -209,6 +219,32 @@ class ZmqRaft(ReadyEmitter):
         message = [*route, *frames]
         self.call_soon(lambda: self._messages.append(message))
 
+    def compact(self, *, force: bool = False) -> Future[int]:
+        """Take a snapshot of the state machine, and let it stand for the entries up to there. From any thread.
+
+        The future gets the snapshot's index when it is complete on the disk. It takes the place of the entries as soon
+        as every request id up to there may be forgotten (``requestIdTtl``), also after a restart; or at once, if
+        ``force``. That is safe among peers of ours: the ids stay in the index files and travel with the snapshot, but
+        zmq-raft passes over them there, and a peer of it that gets the snapshot could take an update twice.
+
+        The future fails with ConfigurationError when the state machine offers no snapshots, with what it raised, with
+        StorageFailedError when the snapshot could not be written (the peer goes on), or ClosedError.
+        """
+        future = self._compactor.request(force=force, install=False)
+        self._wake()
+        return future
+
+    def install_snapshot(self, *, force: bool = False) -> Future[int]:
+        """Compact the log with the snapshot that was dropped at ``data.compact.install``. From any thread.
+
+        The future gets its index when this is done and the dropped file is taken away, or fails: FileNotFoundError,
+        CorruptionError, ValueError when it is no snapshot of this log, or of entries that are not yet applied here, or
+        (unless ``force``) whose request ids are still remembered; else as that of `compact`.
+        """
+        future = self._compactor.request(force=force, install=True)
+        self._wake()
+        return future
+
     def _wake(self) -> None:
         # The lock: a number of a closed pipe may be another file's soon. BlockingIOError: it is awake anyway.
         with self._wake_lock, contextlib.suppress(BlockingIOError):
@@ -225,6 +261,7 @@ class ZmqRaft(ReadyEmitter):
                 self._applier() as applier,
                 ThreadPoolExecutor(1, f"zmqraft {self.id} prepares") as preparing,
                 contextlib.closing(SyncThread(f"zmqraft {self.id} syncs")) as syncing,
+                self._compacting(applier),
             ):
                 self._state_machine.start(self)
                 self.set_ready()
@@ -245,6 +282,7 @@ class ZmqRaft(ReadyEmitter):
     def _end(self) -> None:
         if self._ended.is_set():
             return
+        self._compactor.close()
         try:
             self._state_machine.close()
             self._resources.close()
@@ -290,18 +328,30 @@ class ZmqRaft(ReadyEmitter):
     def _applier(self) -> Iterator[Applier]:
         applier: Applier
         if self._state_machine.inline:
-            applier = InlineApplier(self._state_machine, self.engine.applied)
+            applier = InlineApplier(self._state_machine, self.engine.applied, self.engine.last_applied)
         else:
             applier = ThreadApplier(
                 self._state_machine,
                 lambda index: self.call_soon(lambda: self.engine.applied(index)),
                 lambda error: self.call_soon(lambda: self._raise(error)),
                 f"zmqraft {self.id} applies",
+                self.engine.last_applied,
             )
         try:
             yield applier
         finally:
             applier.close()
+
+    @contextlib.contextmanager
+    def _compacting(self, applier: Applier) -> Iterator[None]:
+        thread = SyncThread(f"zmqraft {self.id} compacts")
+        self._compactor.attach(_CompactionHost(self, applier, thread))
+        try:
+            yield
+        finally:
+            self._compactor.close()
+            if not thread.close(_COMPACTING_TIMEOUT):
+                logger.error("%s: a snapshot is still being written; it is left behind", self.id)
 
     def _raise(self, error: BaseException) -> None:
         raise PeerFailedError(f"the state machine failed to apply entries: {error!r}") from error
@@ -334,6 +384,7 @@ class ZmqRaft(ReadyEmitter):
             now = time.monotonic()
             machine_deadline = self._state_machine.tick(now)
             deadline = min(engine.next_deadline(now), math.inf if machine_deadline is None else machine_deadline)
+            deadline = min(deadline, self._compactor.tick(now))
 
     def _synced(self, sync: BackgroundSync) -> None:
         self.call_soon(lambda: self.engine.synced(sync))
@@ -434,3 +485,33 @@ class ZmqRaft(ReadyEmitter):
             self._seen_role = (raft.role, raft.current_term)
             self._state_machine.role_changed(raft.role.value, raft.current_term)
             self.emit("state", raft.role.value, raft.current_term)
+
+
+class _CompactionHost:
+    """Takes the steps of a compaction to the threads where they belong, and what comes of them to the peer's."""
+
+    def __init__(self, peer: ZmqRaft, applier: Applier, thread: SyncThread) -> None:
+        self._peer = peer
+        self._applier = applier
+        self._thread = thread
+
+    def take_view(self, on_view: ViewHandler) -> None:
+        self._applier.take_view(lambda index, view: self._peer.call_soon(lambda: on_view(index, view)))
+
+    def in_background(
+        self,
+        work: Callable[[], _Result],
+        on_done: Callable[[_Result], None],
+        on_error: Callable[[BaseException], None],
+    ) -> None:
+        results: list[_Result] = []
+
+        def done() -> None:
+            self._peer.call_soon(lambda: on_done(results[0]))
+
+        self._thread.submit(
+            lambda: results.append(work()), done, lambda error: self._peer.call_soon(lambda: on_error(error))
+        )
+
+    def compacted(self, index: int) -> None:
+        self._peer.emit("compact", index)

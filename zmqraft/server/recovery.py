@@ -62,13 +62,16 @@ def open_raft(
 
 
 def _configurations(settings: Settings, log: LogBase, persistence: PersistenceBase) -> ConfigurationHistory:
-    """The configurations in the log, above the one in the state file when its entry is compacted away, else above
-    the configured peers."""
-    base = ClusterConfiguration.from_value(settings.peer_urls)
+    """The configurations in the log, above that of the snapshot. Where the snapshot has none, as one of zmq-raft's,
+    above the one in the state file when its entry is compacted away, else above the configured peers."""
+    base, base_index = ClusterConfiguration.from_value(settings.peer_urls), 0
     stored_index = persistence.peers_index
-    if persistence.peers is not None and (stored_index is None or stored_index < log.first_index):
+    context = log.snapshot.context
+    if context.peers is not None:
+        base, base_index = ClusterConfiguration.from_value(context.peers), context.peers_index
+    elif persistence.peers is not None and (stored_index is None or stored_index < log.first_index):
         base = ClusterConfiguration.from_value(persistence.peers)
-    history = ConfigurationHistory(base)
+    history = ConfigurationHistory(base, base_index)
     for index in log.config_indexes():
         if index >= log.first_index:
             try:

@@ -86,15 +86,29 @@ class CompactStateSettings:
 
 @dataclass(frozen=True)
 class CompactSettings:
-    """Where a compaction snapshot is dropped to be installed, and whether the peer watches for it."""
+    """When the log is compacted, and what is kept of it.
+
+    ``install`` is where a compaction snapshot is dropped to be installed, and ``watch`` whether the peer looks for one
+    there. The rest is ours, zmq-raft does not have it.
+    """
 
     install: str = "compact/snap.new"
     watch: bool = False
     state: CompactStateSettings = field(default_factory=CompactStateSettings)
+    #: The state machine is asked for a snapshot when so many entries, or so many bytes of entries, were applied since
+    #: the last one; None: not for that reason.
+    after_entries: int | None = None
+    after_bytes: int | None = None
+    #: So many index files are kept of those whose entries and request ids nobody needs; None: all, for an operator to
+    #: delete.
+    keep_files: int | None = None
 
     def __post_init__(self) -> None:
         checks.text("data.compact.install", self.install)
         checks.boolean("data.compact.watch", self.watch)
+        for name, low in (("after_entries", 1), ("after_bytes", 1), ("keep_files", 0)):
+            if (value := getattr(self, name)) is not None:
+                checks.integer(f"data.compact.{checks.camel_case(name)}", value, low, constants.INTEGER_MAX)
 
 
 @dataclass(frozen=True)
@@ -338,6 +352,13 @@ class Settings:
     def _check_sizes(self) -> None:
         _check_integers(self, _COUNTS, 1, constants.INTEGER_MAX)
         checks.integer("maxLogEntryDataSize", self.max_log_entry_data_size, 1, _ENTRY_DATA_SIZE_MAX)
+        for name in ("after_entries", "after_bytes"):
+            forever = self.request_id_ttl is None and self.request_id_cache_max is None
+            if forever and getattr(self.data.compact, name) is not None:
+                raise checks.failure(
+                    f"data.compact.{checks.camel_case(name)}",
+                    "needs requestIdTtl or requestIdCacheMax: request ids that are never forgotten keep every entry",
+                )
         if self.request_id_cache_max is not None:
             checks.integer("requestIdCacheMax", self.request_id_cache_max, 1, constants.INTEGER_MAX)
         checks.integer("indexFileCapacity", self.index_file_capacity, 1, _CAPACITY_MAX)

@@ -1,4 +1,4 @@
-"""A leader's syncs in a thread of their own, so that its disk and its sockets work at the same time.
+"""Work on the disk in a thread of its own, a leader's syncs and compactions, while the sockets go on.
 
 Knows nothing of logs. The rule: whatever happens in the thread is told to the peer's own, which alone acts on it.
 """
@@ -39,7 +39,11 @@ class SyncThread:
         while (run := self._queue.get()) is not None:
             run()
 
-    def close(self) -> None:
-        """Run what was submitted, then end. May be called twice."""
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Run what was submitted, then end. May be called twice.
+
+        With a timeout, in seconds, the thread may be left behind; returns whether it has ended.
+        """
         self._queue.put(None)
-        self._thread.join()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()

@@ -423,9 +423,12 @@ class FileLog(FailStop, LogBase):
             if first <= file.first_index and file.last_index <= last:
                 size += file.data_size
             else:
-                self._use(file)
-                after = file.file_offset(min(last, file.last_index) + 1)
-                size += after - file.file_offset(max(first, file.first_index))
+                try:
+                    self._use(file)
+                    after = file.file_offset(min(last, file.last_index) + 1)
+                    size += after - file.file_offset(max(first, file.first_index))
+                except OSError as error:
+                    raise StorageError(f"cannot read {file.path}: {describe(error)}") from error
         return size
 
     def packed_requests(self, last: int) -> bytes:

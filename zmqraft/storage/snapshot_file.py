@@ -19,6 +19,7 @@ durable, or not at all; who still reads the old one goes on reading the old one.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import weakref
 from array import array
@@ -108,6 +109,19 @@ class SnapshotFile(SnapshotBase):
                 raise StorageError(f"cannot read the snapshot {path}: {describe(error)}") from error
             raise
         return snapshot
+
+    @classmethod
+    def peek(cls, path: str | PurePath, *, fs: FileSystem = OS_FILE_SYSTEM) -> tuple[int, int, int]:
+        """Index, term and size of a snapshot, from its header alone. Raises as `open`, and OSError."""
+        path = str(path)
+        handle = fs.open(path)
+        try:
+            snapshot = cls._read_header(fs, path, handle)
+        except BaseException:
+            fs.close(handle)
+            raise
+        with contextlib.closing(snapshot):
+            return snapshot.index, snapshot.term, snapshot.size
 
     @classmethod
     def _read_header(cls, fs: FileSystem, path: str, handle: int) -> SnapshotFile:
