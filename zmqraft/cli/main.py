@@ -30,6 +30,7 @@ _COMMANDS = {
     "read": "zmqraft.cli.read",
     "subscribe": "zmqraft.cli.read",
     "info": "zmqraft.cli.info",
+    "compact": "zmqraft.cli.compact",
     "demo": "zmqraft.cli.demo",
 }
 

@@ -44,7 +44,7 @@ def open_persistence(settings: Settings) -> PersistenceBase:
     return RaftPersistence.open(settings.data.raft_path, peer_id=settings.id, cluster=settings.secret)
 
 
-def open_log(settings: Settings) -> LogBase:
+def open_log(settings: Settings) -> FileLog:
     """The log and the snapshot in the data directory, with the request ids that are young enough to be repeated."""
     ttl_ms = settings.request_id_ttl
     return FileLog.open(

@@ -17,7 +17,7 @@ from zmqraft.errors import ConfigurationError, CorruptionError, RemoteProtocolEr
 from zmqraft.server.peer_requests import configurations_of
 from zmqraft.server.settings import Settings
 
-__all__ = ["open_raft"]
+__all__ = ["open_raft", "recover_configurations"]
 
 
 def open_raft(
@@ -38,7 +38,7 @@ def open_raft(
         current_term, voted_for = log.last_term, None
     return Raft(
         settings.id,
-        configurations=_configurations(settings, log, persistence),
+        configurations=recover_configurations(settings, log, persistence),
         log=LogTerms(
             snapshot_index=log.snapshot.index,
             snapshot_term=log.snapshot.term,
@@ -61,7 +61,7 @@ def open_raft(
     )
 
 
-def _configurations(settings: Settings, log: LogBase, persistence: PersistenceBase) -> ConfigurationHistory:
+def recover_configurations(settings: Settings, log: LogBase, persistence: PersistenceBase) -> ConfigurationHistory:
     """The configurations in the log, above that of the snapshot. Where the snapshot has none, as one of zmq-raft's,
     above the one in the state file when its entry is compacted away, else above the configured peers."""
     base, base_index = ClusterConfiguration.from_value(settings.peer_urls), 0
