@@ -68,6 +68,8 @@ TABLE_OFFSET: Final = _HEAD.size
 _SLOT_SIZE: Final = 4
 #: Token and length.
 _SEGMENT_HEAD_SIZE: Final = 8
+#: Zeros are written so many bytes at a time: the syncs of others wait for each.
+_FILL_SIZE: Final = 256 << 10
 #: For `IndexFile.allocated` of a file that is not allocated ahead.
 _UNBOUNDED: Final = 1 << 62
 #: Where a file system has no room to allocate ahead, or cannot, files grow as they are written.
@@ -400,6 +402,16 @@ class IndexFile:
                     raise
                 size = _UNBOUNDED
             self.allocated = size
+
+    def fill(self, size: int) -> None:
+        """As `allocate`, and write zeros into the new room, durably: a sync of what is first written into room that was
+        only allocated waits for the file system's journal. Nobody may write to the file meanwhile. OSError."""
+        start = self.allocated
+        self.allocate(size)
+        if self.allocated == size:
+            for offset in range(start, size, _FILL_SIZE):
+                self._fs.pwrite(self.handle, bytes(min(_FILL_SIZE, size - offset)), self.data_offset + offset)
+                self._fs.fdatasync(self.handle)
 
     def write(self, batch: EntryBatch, mark: int = MARK_DURABLE) -> None:
         """Add the entries of a batch, of which there is at least one and for which there is room. Does not sync.
