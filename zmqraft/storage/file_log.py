@@ -3,7 +3,7 @@
 Knows nothing of Raft. The rules, by which a crash at any moment leaves a log that opens:
 
 - `append` writes the data of entries, their checksums and then their offsets; `sync` makes them durable with one
-  fdatasync. What a crash before it loses, the checksums tell (see `log_opening`).
+  fdatasync. What a crash before it loses, the checksums tell (see `torn_tail`).
 - All index files but the newest are durable: a file is synced, and then noted to be closed, before the next one is
   made, and the next one's header, name and folders are durable before an entry is written to it.
 - The newest file is allocated ahead of the entries, so that a sync writes them and not the size of the file as well.
