@@ -7,6 +7,7 @@ messages' bytes. The relation that always holds: ``0 <= match < next``.
 from __future__ import annotations
 
 import enum
+import math
 
 from zmqraft.errors import InvariantError
 
@@ -23,7 +24,17 @@ class ProgressState(enum.Enum):
 class Progress:
     """One follower, from the view of the leader. Times are in seconds."""
 
-    __slots__ = ("commit_told", "has_lost_data", "heartbeat_at", "last_contact", "match", "next", "pending", "state")
+    __slots__ = (
+        "commit_told",
+        "has_lost_data",
+        "heartbeat_at",
+        "last_contact",
+        "match",
+        "next",
+        "notice_at",
+        "pending",
+        "state",
+    )
 
     def __init__(self, next_index: int, now: float) -> None:
         self.match = 0
@@ -34,6 +45,8 @@ class Progress:
         #: The commit index that the follower has been told: acknowledged, or in a notice, which is not.
         self.commit_told = 0
         self.heartbeat_at = now
+        #: When a notice of the commit index is due, if no request tells it before.
+        self.notice_at = math.inf
         #: When it last answered, or was first known: who has just become a leader, or got a new member, need not have
         #: heard of anybody yet.
         self.last_contact = now
@@ -43,6 +56,7 @@ class Progress:
     def sent(self, prev_index: int, last_index: int, commit_index: int) -> None:
         """A request that ends at ``last_index`` is on its way."""
         self.pending = (prev_index, last_index, commit_index)
+        self.notice_at = math.inf
 
     def maybe_update(self) -> bool:
         """The pending request succeeded. Returns whether the match moved."""
@@ -58,14 +72,20 @@ class Progress:
         self.next = self.match + 1
         return moved
 
-    def maybe_tell_commit(self, commit_index: int) -> int | None:
+    def maybe_tell_commit(self, commit_index: int, now: float, delay: float) -> int | None:
         """The commit index that a notice is to tell now, which then counts as told; None when there is no news.
 
-        Only of what the follower has. A notice that gets lost is made up for by the next request.
+        News wait for ``delay`` seconds, since a request may take them along. Only what the follower has is told. A
+        notice that gets lost is made up for by the next request.
         """
         told = min(commit_index, self.match)
         if self.state is not ProgressState.REPLICATE or told <= self.commit_told:
             return None
+        if self.notice_at == math.inf:
+            self.notice_at = now + delay
+        if now < self.notice_at:
+            return None
+        self.notice_at = math.inf
         self.commit_told = told
         return told
 

@@ -57,6 +57,9 @@ __all__ = ["Raft", "Role", "Timing"]
 
 logger = logging.getLogger(__name__)
 
+#: Heartbeats go out at multiples of their interval divided by this, so that one wake-up serves all peers.
+_HEARTBEAT_GRID = 8
+
 
 class Role(enum.Enum):
     """What a peer is at the moment (section 5.1). CLIENT: not a member of its configuration, so it never campaigns."""
@@ -75,6 +78,7 @@ class Timing:
     election_max: float = 0.3
     election_start_extra: float = 0.3
     heartbeat: float = 0.07
+    commit_notice: float = 0.002
     vote_retry: float = 0.05
 
 
@@ -261,8 +265,8 @@ class Raft:
         if self.is_leader:
             deadline = self._quorum_until
             for progress in self.progress.values():
-                if progress.pending is None and progress.heartbeat_at < deadline:
-                    deadline = progress.heartbeat_at
+                if progress.pending is None:
+                    deadline = min(deadline, progress.heartbeat_at, progress.notice_at)
             return deadline
         if self.role is Role.CLIENT:
             return math.inf
@@ -445,13 +449,16 @@ class Raft:
         if progress is None or progress.pending is not None:
             return None
         if progress.next > self.log.last_index and now < progress.heartbeat_at:
-            if takes_notices and (commit_index := progress.maybe_tell_commit(self.commit_index)) is not None:
+            if takes_notices:
+                commit_index = progress.maybe_tell_commit(self.commit_index, now, self._timing.commit_notice)
+                if commit_index is None:
+                    return None
                 return SendCommitNotice(CommitNotice(self.id, self.current_term, commit_index))
-            if progress.commit_told >= self.commit_index or takes_notices:
+            if progress.commit_told >= self.commit_index:
                 return None
         prev_term = self.log.term_at(progress.next - 1)
         if prev_term is None:
-            progress.heartbeat_at = now + self._timing.heartbeat
+            progress.heartbeat_at = self._next_heartbeat(now)
             return SendSnapshot(self.current_term)
         return SendAppend(
             term=self.current_term,
@@ -461,6 +468,11 @@ class Raft:
             last_index=self.log.last_index,
             count_max=1 if progress.state is ProgressState.PROBE else None,
         )
+
+    def _next_heartbeat(self, now: float) -> float:
+        """When a peer that has answered now is to hear again, if there is no news: those of all peers fall together."""
+        grid = self._timing.heartbeat / _HEARTBEAT_GRID
+        return math.ceil((now + self._timing.heartbeat) / grid) * grid
 
     def has_entries_for(self, peer_id: str) -> bool:
         """Whether a leader has entries that this peer was not sent."""
@@ -480,7 +492,7 @@ class Raft:
         if not self.is_leader or progress is None or progress.pending is None:
             return
         progress.last_contact = now
-        progress.heartbeat_at = now + self._timing.heartbeat
+        progress.heartbeat_at = self._next_heartbeat(now)
         if reply.success:
             if progress.maybe_update():
                 self._maybe_commit()
