@@ -301,8 +301,9 @@ class FileLog(FailStop, LogBase):
     def _wants_room(self) -> bool:
         """Whether little is left of what is allocated, and less than the rest of the file will take."""
         newest = self._files[-1]
-        room, count = newest.allocated - newest.data_size, newest.count
-        if 4 * room >= self._allocation_size or not self._allocation_size:
+        allocated, count = newest.allocated, newest.count
+        room = allocated - newest.data_size
+        if 4 * room >= self._allocation_size or allocated < 0 or not self._allocation_size:
             return False
         return room * count < (newest.capacity - count) * newest.data_size
 
@@ -311,7 +312,7 @@ class FileLog(FailStop, LogBase):
             newest = self._files[-1]
             if self.failure is None and self._wants_room:
                 with self.writing(f"allocate {newest.path}"):
-                    newest.allocate(min(newest.data_size + self._allocation_size, self._data_size_max))
+                    newest.allocate(min(newest.data_size + self._allocation_size, self._data_size_max), is_idle=False)
             if self.failure is None and self._wants_spare:
                 first_index = newest.next_file_index
                 with self.writing(f"make the file for entry {first_index} ahead"):
