@@ -3,7 +3,7 @@
 Knows nothing of Raft. The rules, by which a crash at any moment leaves a log that opens:
 
 - `append` writes the data of entries, their checksums and then their offsets; `sync` makes them durable with one
-  fdatasync. What a crash before it loses, the checksums tell (see `log_opening`).
+  fdatasync. What a crash before it loses, the checksums tell (see `torn_tail`).
 - All index files but the newest are durable: a file is synced, and then noted to be closed, before the next one is
   made, and the next one's header, name and folders are durable before an entry is written to it.
 - The newest file is allocated ahead of the entries, so that a sync writes them and not the size of the file as well.
@@ -309,8 +309,9 @@ class FileLog(FailStop, LogBase):
     def _wants_room(self) -> bool:
         """Whether little is left of what is allocated, and less than the rest of the file will take."""
         newest = self._files[-1]
-        room, count = newest.allocated - newest.data_size, newest.count
-        if 4 * room >= self._allocation_size or not self._allocation_size:
+        allocated, count = newest.allocated, newest.count
+        room = allocated - newest.data_size
+        if 4 * room >= self._allocation_size or allocated < 0 or not self._allocation_size:
             return False
         return room * count < (newest.capacity - count) * newest.data_size
 
@@ -319,7 +320,7 @@ class FileLog(FailStop, LogBase):
             newest = self._files[-1]
             if self.failure is None and self._wants_room:
                 with self.writing(f"allocate {newest.path}"):
-                    newest.allocate(min(newest.data_size + self._allocation_size, self._data_size_max))
+                    newest.allocate(min(newest.data_size + self._allocation_size, self._data_size_max), is_idle=False)
             if self.failure is None and self._wants_spare:
                 first_index = newest.next_file_index
                 with self.writing(f"make the file for entry {first_index} ahead"):
