@@ -62,6 +62,8 @@ _BACKGROUND_SIZE_MIN = 16 * 1024
 _FORGET_INTERVAL = 1.0
 #: The id of the question for capabilities: longer than those of the requests that a link keeps.
 _CAPABILITIES_ID = b"\xff\xff\xff\xff"
+#: Requests that may be outstanding to a peer that is known to be ours: the second gets there while the first is synced.
+_OWN_WINDOW = 2
 #: The message id of a notice, which is not answered.
 _NOTICE_ID = b"\0"
 #: A peer that does not say that it is ours is asked again after this many seconds, then twice as many, and so on.
@@ -77,8 +79,8 @@ MessageHandler = Callable[[tuple[bytes, bytes], bytes, Sequence[bytes]], None]
 class LinkAction:
     """Send a message to a peer; or, when it is None, drop what is queued for it: disconnect and connect anew.
 
-    While the message before it has not left, a message waits when ``keep`` is set, in the place of any that waits
-    already, and is dropped when it is not: it is a repetition, or something that is made up for later.
+    While the message before it has not left, a message waits when ``keep`` is set, and is dropped when it is not: it is
+    a repetition, or something that is made up for later.
     """
 
     peer_id: str
@@ -220,7 +222,8 @@ class Engine:
             self._learn_capabilities(peer_id, frames[1:])
             return
         link = self._links.get(peer_id)
-        if link is None or not frames or not link.is_answered_by(frames[0]):
+        count = 0 if link is None or not frames else link.answered_by(frames[0])
+        if link is None or count == 0:
             self._drop("late reply", None)
             return
         try:
@@ -229,11 +232,13 @@ class Engine:
         except RemoteProtocolError as error:
             self._drop("malformed reply", error)
             return
-        link.close_request()
+        link.close_requests(count, now)
         if isinstance(reply, VoteReply):
             self.raft.step_vote_reply(peer_id, reply, now)
         else:
-            self.raft.step_append_reply(peer_id, reply, now)
+            self.raft.step_append_reply(peer_id, reply, now, count=count)
+            if not reply.success:
+                link.give_up()
         self._after_step()
 
     def _learn_capabilities(self, peer_id: str, frames: Sequence[bytes]) -> None:
@@ -280,7 +285,13 @@ class Engine:
 
     def _has_way_out(self, now: float) -> bool:
         """Whether new entries could travel now. While every link is busy they are better collected, for one sync."""
-        return not self._links or any(link.is_free or now >= link.deadline for link in self._links.values())
+        return not self._links or any(
+            len(link) < self._window(peer_id) or now >= link.deadline for peer_id, link in self._links.items()
+        )
+
+    def _window(self, peer_id: str) -> int:
+        """How many requests may be outstanding to a peer."""
+        return _OWN_WINDOW if peer_id in self._append_sizes else 1
 
     def finish_turn(self, now: float, *, in_background: bool = False) -> list[LinkAction]:
         """Write, and sync or let `take_sync` have that, for the host to do ``in_background``. Returns what peers are to
@@ -370,7 +381,7 @@ class Engine:
         self._ask_at.clear()
         for peer_id, link in self._links.items():
             # A new leader need not reset: the votes that are still out no longer matter.
-            if link.close_request() and role is not Role.LEADER:
+            if link.give_up() and role is not Role.LEADER:
                 self._resets.append(peer_id)
         if was is Role.LEADER:
             self._clients.leadership_lost()
@@ -429,17 +440,25 @@ class Engine:
     def _send_to_peers(self, actions: list[LinkAction], now: float, *, entries_only: bool) -> None:
         """Add what peers are to be sent now."""
         for peer_id, link in self._links.items():
-            if link.is_free:
+            if now >= link.deadline:
+                action = self._repeat(peer_id, link, now)
+            elif len(link) < self._window(peer_id):
                 action = self._message_to(peer_id, link, now, entries_only)
-            elif (message := link.maybe_resend(now)) is not None:
-                # Whoever answers next may be another program under the same id.
-                self._append_sizes.pop(peer_id, None)
-                action = LinkAction(peer_id, message)
             else:
                 action = None
             if action is not None:
                 actions.append(action)
                 self._sent_to.add(peer_id)
+
+    def _repeat(self, peer_id: str, link: PeerLink, now: float) -> LinkAction | None:
+        """The reply has not come in time. Whoever answers next may be another program under the same id."""
+        self._append_sizes.pop(peer_id, None)
+        if len(link) == 1:
+            return LinkAction(peer_id, link.resend(now))
+        # Which of them have arrived is not known.
+        link.give_up()
+        self.raft.appends_lost(peer_id)
+        return self._message_to(peer_id, link, now, entries_only=False)
 
     def _ask_capabilities(self, actions: list[LinkAction], now: float) -> None:
         """Ask whether these peers are ours, where that is not known. They need not answer.
