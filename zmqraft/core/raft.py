@@ -534,8 +534,9 @@ class Raft:
             index = self.log.last_index
         elif not self.is_leader or index > self.log.last_index:
             raise InvariantError(f"a {self.role.value} with entries up to {self.log.last_index} has synced {index}")
-        self.synced_index = max(self.synced_index, index)
-        self._maybe_commit()
+        if index > self.synced_index:
+            self.synced_index = index
+            self._maybe_commit()
 
     def step_down(self, now: float) -> None:
         """Stop leading, in the same term, since this peer cannot do what a leader must."""

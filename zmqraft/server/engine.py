@@ -57,7 +57,7 @@ __all__ = ["BackgroundSync", "Engine", "LinkAction"]
 logger = logging.getLogger(__name__)
 
 #: A leader that has written less, in bytes, syncs at once: to hand that to a thread and back takes longer.
-_BACKGROUND_SIZE_MIN = 16 * 1024
+_BACKGROUND_SIZE_MIN = 64 * 1024
 #: How often expired request ids are looked for.
 _FORGET_INTERVAL = 1.0
 #: The id of the question for capabilities: longer than those of the requests that a link keeps.
@@ -140,6 +140,8 @@ class Engine:
         # The sync that goes on in the background, and whether the host has still to take it.
         self._sync: BackgroundSync | None = None
         self._sync_taken = False
+        # The bytes of a leader's entries that no sync covers yet.
+        self._unsynced_size = 0
         self._sync_patience = settings.election_timeout_max / 1000
         self._votes_resend = settings.rpc_timeout / 1000
         self._appends_resend = (
@@ -273,9 +275,10 @@ class Engine:
         self._after_step()
         self._store_vote()
         self._write_log()
-        self._unwritten = self._clients.take_proposals(now) if self._has_way_out(now) else None
-        if self._unwritten is not None:
-            self.raft.propose(self._unwritten, (), now)
+        if self.raft.is_leader and self._has_way_out(now):
+            self._unwritten = self._clients.take_proposals(now)
+            if self._unwritten is not None:
+                self.raft.propose(self._unwritten, (), now)
         actions = [LinkAction(peer_id, None) for peer_id in self._resets]
         self._resets = []
         self._sent_to = set()
@@ -300,13 +303,15 @@ class Engine:
         Only what a leader appends is synced in the background, and no change of the configuration.
         """
         self._write_log()
-        size = self._unwritten.size if self._unwritten is not None else 0
-        self._unwritten = None
-        in_background = in_background and (self._sync is not None or size >= _BACKGROUND_SIZE_MIN)
+        if self._unwritten is not None:
+            self._unsynced_size += self._unwritten.size
+            self._unwritten = None
+        in_background = in_background and (self._sync is not None or self._unsynced_size >= _BACKGROUND_SIZE_MIN)
         if in_background and self.raft.is_leader and self.raft.configuration is self._configuration:
             self._begin_sync(now)
         else:
             self._sync = None
+            self._unsynced_size = 0
             self._log.sync()
             self.raft.log_synced()
         self._is_synced = True
@@ -322,6 +327,7 @@ class Engine:
         """At most one at a time: what is appended meanwhile is for the next."""
         if self._sync is not None:
             return
+        self._unsynced_size = 0
         run = self._log.begin_sync()
         if run is None:
             self.raft.log_synced()
@@ -438,7 +444,9 @@ class Engine:
     # --- sending to peers -------------------------------------------------------------------------------------------
 
     def _send_to_peers(self, actions: list[LinkAction], now: float, *, entries_only: bool) -> None:
-        """Add what peers are to be sent now."""
+        """Add what peers are to be sent now. Only leaders and candidates have something to say."""
+        if self.raft.role not in (Role.LEADER, Role.CANDIDATE):
+            return
         for peer_id, link in self._links.items():
             if now >= link.deadline:
                 action = self._repeat(peer_id, link, now)
