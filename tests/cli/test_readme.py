@@ -60,7 +60,7 @@ def running(source: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_the_examples_in_python(text: str, tmp_path: Path) -> None:
-    peer, clients = blocks(text, "python")
+    peer, clients, _ = blocks(text, "python")
     (url,) = urls_in(peer)
     with running(peer) as process, ZmqRaftPeerClient(url, secret=SECRET) as client:
         index = client.request_update(None, b"for the counter", deadline_s=PATIENCE_S)
@@ -107,11 +107,23 @@ def test_the_cluster_in_a_shell(text: str, tmp_path: Path) -> None:
         rows = run_command("info", "-c", config).stdout.decode().splitlines()[1:]
         assert [row.split()[0] for row in rows] == ["1", "2", "3"]
         assert sum(" leader " in row for row in rows) == 1
+    assert re.search(r"^    zmqraft compact -c cluster.yaml -s words.py:Words 1 ", text, re.MULTILINE)
+    (tmp_path / "words.py").write_text(blocks(text, "python")[2])
+    for index in (b"500", b"900"):
+        # Its peers were killed, and have not written down what they had applied; and the request ids are remembered.
+        flags = ("-s", f"{tmp_path}/words.py:Words", "--index", index.decode(), "--force")
+        result = run_command("compact", "-c", config, *flags, "1")
+        assert (result.returncode, result.stdout) == (0, b"")
+        assert b"the snapshot is of index %s, " % index in result.stderr
+    with contextlib.ExitStack() as stack:
+        for peer_id in "123":
+            stack.enter_context(running_peer(config, peer_id))
+        assert run_command("update", "-c", config, input=b"more").returncode == 0
 
 
 def test_the_client_of_the_example_is_the_one_that_waits(text: str) -> None:
     """Without a cluster it gives up at its deadline, which the example sets."""
-    _, clients = blocks(text, "python")
+    _, clients, _ = blocks(text, "python")
     with running(clients.replace("deadline_s=10", "deadline_s=0.2")) as process:
         _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1

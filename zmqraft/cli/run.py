@@ -6,6 +6,7 @@ Knows nothing of Raft. The rule: standard output carries one line, the url, once
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import signal
 import types
@@ -22,6 +23,8 @@ __all__ = ["find_config_file", "run"]
 
 #: Looked for in the working directory when no file is named.
 CONFIG_FILE_NAMES = tuple(f"zmqraft.{suffix}" for suffix in ("yaml", "yml", "json", "hjson", "toml"))
+
+_WAIT_S = 1.0
 
 
 @click.command()
@@ -82,9 +85,18 @@ def run_peer(settings: Settings) -> int:
     try:
         with raft:
             click.echo(raft.url)
-            endings.get()
+            _wait_for(endings)
     except ZmqRaftError:
         if raft.error is None:
             raise
     # A peer that fails has logged why.
     return 0 if raft.error is None else 1
+
+
+def _wait_for(endings: queue.SimpleQueue[str]) -> None:
+    """Wait until there is something. A signal that comes just before the wait begins does not interrupt it, and its
+    handler runs only afterwards: so no wait is long."""
+    while True:
+        with contextlib.suppress(queue.Empty):
+            endings.get(timeout=_WAIT_S)
+            return
