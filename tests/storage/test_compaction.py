@@ -400,6 +400,25 @@ def test_syncs_are_bounded() -> None:
             unsynced += len(details[0])
         elif call == "fdatasync":
             unsynced = 0
-        assert unsynced < (1 << 21) + (1 << 19)
+        assert unsynced < 2 << 18
     assert b"".join(snapshot.chunks(100_000)) == data + b"end"
     snapshot.close()
+
+
+@pytest.mark.parametrize("sizes", [[65536], [1, 65535, 1], [70_000, 60_000, 1_000], [300_000], [10] * 7000, []])
+def test_what_is_read_of_a_new_snapshot_is_compared_with_what_was_written(sizes: list[int]) -> None:
+    disk = MemoryDisk()
+    random = Random(len(sizes))
+    chunks = [random.randbytes(size) for size in sizes]
+    new = SnapshotFile.create("/snap", 1, 1, chunks, fs=disk)
+    opened = SnapshotFile.open("/snap", fs=disk)
+    assert b"".join(new.chunks(50_000)) == b"".join(opened.chunks(50_000)) == b"".join(chunks)
+    if chunks:
+        handle = disk.open("/snap", write=True)
+        disk.pwrite(handle, b"xyz", new.data_offset + new.size - 3)
+        disk.close(handle)
+        for snapshot in (new, opened):
+            with pytest.raises(CorruptionError, match="has changed since it was opened"):
+                snapshot.read(new.size - 5, 5)
+    new.close()
+    opened.close()

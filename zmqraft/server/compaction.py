@@ -21,6 +21,7 @@ import contextlib
 import logging
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -45,6 +46,11 @@ logger = logging.getLogger(__name__)
 _CHECK_INTERVAL = 1.0
 #: After a snapshot that could not be made the settings ask for none for so many seconds.
 _RETRY_DELAY = 60.0
+#: A snapshot is written in pieces of so many bytes. After each there is a pause, as long as that took, times a factor,
+#: but not longer than so many seconds.
+_PIECE_SIZE = 1 << 18
+_PAUSE_RATIO = 2.0
+_PAUSE_MAX = 0.1
 
 _Result = TypeVar("_Result")
 
@@ -254,13 +260,17 @@ class Compactor:
             self._pause()
         else:
             write = self._log.begin_snapshot(index, self._context_at(index))
-            self._begin(job, lambda: write(self._stoppable(chunks_of(view))), self._written)
+            self._begin(job, lambda: write(self._paced(chunks_of(view))), self._written)
 
-    def _stoppable(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    def _paced(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """The chunks in bounded pieces, with pauses in between, so that the disk and the interpreter are for others
+        most of the time. ClosedError when the peer ends."""
         for chunk in chunks:
-            if self._closed.is_set():
-                raise ClosedError(f"the peer {self._id} has ended")
-            yield chunk
+            for start in range(0, len(chunk), _PIECE_SIZE):
+                began = time.monotonic()
+                yield chunk[start : start + _PIECE_SIZE] if len(chunk) > _PIECE_SIZE else chunk
+                if self._closed.wait(min((time.monotonic() - began) * _PAUSE_RATIO, _PAUSE_MAX)):
+                    raise ClosedError(f"the peer {self._id} has ended")
 
     def _context_at(self, index: int) -> SnapshotContext:
         configuration, at = configuration_at(index, self._log, self._base)
@@ -358,7 +368,7 @@ class Compactor:
             with contextlib.closing(SnapshotFile.open(self._dropped_path)) as dropped:
                 if dropped.index != index:
                     raise StorageError(f"{self._dropped_path} has changed; it is looked at again")
-                return write(self._stoppable(dropped.chunks()))
+                return write(self._paced(dropped.chunks(_PIECE_SIZE)))
 
         self._begin(job, copy, self._written)
 

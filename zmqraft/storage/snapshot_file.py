@@ -11,7 +11,7 @@ On disk (SPEC section 3, integers least significant byte first)::
     DATA  length 0; the data follows, to the end of the file
 
 All of it is read once when it is opened, and compared with the checksum where there is one. What is read later is
-compared with what was read then, block by block, in any case.
+compared with what was read then, or with what was written, block by block, in any case.
 
 Knows nothing of the log. The rule: a snapshot is written under a temporary name and takes its place complete and
 durable, or not at all; who still reads the old one goes on reading the old one.
@@ -55,7 +55,7 @@ _BLOCKS_READ: Final = 16
 #: As many bytes are written at once, and are made durable before more are written: so nobody who syncs another file
 #: meanwhile, the log that is, waits for more than that.
 _PIECE_SIZE: Final = 1 << 18
-_SYNC_SIZE: Final = 1 << 21
+_SYNC_SIZE: Final = 1 << 18
 
 
 def _checksum(header: bytes, data_crc: int) -> int:
@@ -87,7 +87,11 @@ class SnapshotFile(SnapshotBase):
     @classmethod
     def open(cls, path: str | PurePath, *, fs: FileSystem = OS_FILE_SYSTEM) -> SnapshotFile:
         """Open a snapshot and check all of it. Raises CorruptionError, FileNotFoundError, StorageError."""
-        path = str(path)
+        return cls._open(str(path), fs, None)
+
+    @classmethod
+    def _open(cls, path: str, fs: FileSystem, written: tuple[array[int], int] | None) -> SnapshotFile:
+        """With the checksums of blocks and data that were ``written``, if they are known."""
         try:
             handle = fs.open(path)
         except FileNotFoundError:
@@ -102,7 +106,7 @@ class SnapshotFile(SnapshotBase):
                 raise StorageError(f"cannot read the snapshot {path}: {describe(error)}") from error
             raise
         try:
-            snapshot._check_all()
+            snapshot._check_all(written)
         except BaseException as error:
             snapshot.close()
             if isinstance(error, OSError):
@@ -144,9 +148,12 @@ class SnapshotFile(SnapshotBase):
         snapshot._segments = segments
         return snapshot
 
-    def _check_all(self) -> None:
+    def _check_all(self, written: tuple[array[int], int] | None) -> None:
         self.meta = read_meta(self._fs, self._open_handle(), self._segments)
-        data_crc = self._read_blocks()
+        if written is None:
+            data_crc = self._read_blocks()
+        else:
+            self._blocks, data_crc = written
         segment = self._segments.get(_CRCS)
         if segment is not None and segment.length == _CHECKSUM.size:
             self._check(segment.offset, data_crc)
@@ -295,6 +302,7 @@ class SnapshotWriter(FailStop):
         self._meta = encode_meta(fs)
         self._rest = b"".join((encode_context(context or SnapshotContext()), extensions, encode_segment(_DATA)))
         self._data_crc = 0
+        self._blocks = array("I")
         header = self._front(0) + self._rest
         self._data_offset = len(header)
         with self.writing("create it"):
@@ -327,17 +335,33 @@ class SnapshotWriter(FailStop):
                 if self.size - self._synced_size >= _SYNC_SIZE:
                     self._fs.fdatasync(handle)
                     self._synced_size = self.size
-            self._data_crc = crc32c(piece, self._data_crc)
+            self._note(piece)
+
+    def _note(self, piece: memoryview) -> None:
+        """Keep the checksums of what was written last."""
+        self._data_crc = crc32c(piece, self._data_crc)
+        at = self.size - len(piece)
+        start = 0
+        while start < len(piece):
+            stop = min(start + _BLOCK_SIZE - (at + start) % _BLOCK_SIZE, len(piece))
+            if (at + start) % _BLOCK_SIZE:
+                self._blocks[-1] = crc32c(piece[start:stop], self._blocks[-1])
+            else:
+                self._blocks.append(crc32c(piece[start:stop]))
+            start = stop
 
     def finish(self) -> SnapshotFile:
-        """Make the snapshot durable and let it take its place. Returns it, read again and checked."""
+        """Make the snapshot durable and let it take its place.
+
+        Returns it; what is read of it later is compared with what was written.
+        """
         handle = self._open_handle()
         with self.writing("finish it"):
             self._fs.pwrite(handle, self._front(_checksum(self._front(0) + self._rest, self._data_crc)), 0)
             self._fs.fdatasync(handle)
             self._close()
             replace_file(self._fs, self._temporary_path, self._path, keep_old=self._keep_old)
-        return SnapshotFile.open(self._path, fs=self._fs)
+        return SnapshotFile._open(self._path, self._fs, (self._blocks, self._data_crc))
 
     def abort(self) -> None:
         """Give up and take the temporary file away. Nothing happens when the snapshot is finished."""
