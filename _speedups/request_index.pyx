@@ -8,6 +8,7 @@ follow. Same names, signatures, results, exceptions and docstrings as the pure t
 """
 
 import os
+import sys
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -32,6 +33,7 @@ cdef uint64_t TAG_COUNT = 0xFFFFFFFF
 cdef unsigned char[12] _NO_ID = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
 cdef object _far = 1 << 62
 cdef uint64_t _INDEX_MAX = INTEGER_MAX
+cdef bint _IS_LITTLE_ENDIAN = sys.byteorder == "little"
 
 # Clients choose their ids: without a secret in the hash, one could choose them so that they all collide.
 cdef uint64_t _SECRET_1 = int.from_bytes(os.urandom(8), "little")
@@ -155,10 +157,12 @@ cdef class RequestIndex:
         packed = PyBytes_FromStringAndSize(NULL, (low - self.head) * _RECORD_SIZE)
         out = <unsigned char *> PyBytes_AS_STRING(packed)
         for sequence in range(self.head, low):
-            memcpy(out, self.record(sequence).request_id, _ID_SIZE)
-            index = <uint64_t> index_of(self.record(sequence))
-            for position in range(8):
-                out[_ID_SIZE + position] = <unsigned char> (index >> (8 * position) & 0xFF)
+            # The index by halves, byte by byte on a machine that has the bytes the other way round.
+            memcpy(out, self.record(sequence), _RECORD_SIZE)
+            if not _IS_LITTLE_ENDIAN:
+                index = <uint64_t> index_of(self.record(sequence))
+                for position in range(8):
+                    out[_ID_SIZE + position] = <unsigned char> (index >> (8 * position) & 0xFF)
             out += _RECORD_SIZE
         return packed
 

@@ -108,6 +108,8 @@ INDEX_FILE_CAPACITY: Final = 16384
 INDEX_FILE_CAPACITY_MAX: Final = 16777215
 #: The data of one index file stays below this; then the next file is started early.
 INDEX_FILE_DATA_SIZE_MAX: Final = 2**30 - 1
+#: As many old snapshots, or old state files, are kept under a name with the date.
+ROTATED_FILES_MAX: Final = 60
 
 BROADCAST_HEARTBEAT_INTERVAL_MS: Final = 500
 #: A client waits this long for a reply before it tries the next peer.

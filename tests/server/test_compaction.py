@@ -237,9 +237,8 @@ def test_who_waits_is_told_when_the_peer_ends(settings: Settings) -> None:
 def test_a_snapshot_that_cannot_take_its_place_stops_the_peer(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object, keep_old: bool = True) -> None:
-        if keep_old:
-            raise OSError(5, "Input/output error")
+    def fail(*_: object, kept_max: int) -> None:
+        raise OSError(5, "Input/output error")
 
     with peer_with(settings, Lines()) as peer, client_of(peer) as client:
         update(client, 5)
@@ -309,6 +308,7 @@ def test_settings_say_when(settings: Settings, changes: dict[str, int]) -> None:
 
 def test_settings_that_say_later(settings: Settings) -> None:
     fill_with_old_entries(settings, 20)
+    assert settings.data.compact.keep_snapshots == 60
     with peer_with(with_compaction(settings, after_entries=1000, after_bytes=10**6, keep_files=0), Lines()) as peer:
         wait_for(lambda: peer.engine.last_applied >= 20, "everything to be applied")
         assert peer.compact().result(60.0) >= 20

@@ -241,6 +241,11 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
         "data.compact.state.options: must",
     ),
     ("no bytes", {"data": {"path": "x", "compact": {"afterBytes": 0}}}, "data.compact.afterBytes: must be 1 to"),
+    (
+        "install over the snapshot",
+        {"data": {"path": "x", "compact": {"install": "snap"}}},
+        "data.compact.install: is the same path as data.snapshot",
+    ),
     ("keep", {"data": {"path": "x", "compact": {"keepFiles": -1}}}, "data.compact.keepFiles: must be 0 to"),
     (
         "ids that stay for ever",

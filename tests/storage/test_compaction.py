@@ -363,10 +363,18 @@ def test_a_snapshot_that_waited_is_found_again() -> None:
 
 
 def test_a_damaged_one_that_waited_is_not_used(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    log = FileLog.open(tmp_path / "log", tmp_path / "snap")
+    log = FileLog.open(tmp_path / "log", tmp_path / "snap", old_snapshots_max=1)
+    fill(log, 20)
+    for index in (3, 4, 5):
+        compact(log, index)
+    assert len(list(tmp_path.glob("snap-*"))) == 1
+    (tmp_path / "snap.next.tmp").write_bytes(b"")
     (tmp_path / "snap.next").write_bytes(b"SNAP")
     assert log.find_snapshot() is None
-    assert "snap.next is not used" in caplog.text
+    SnapshotFile.create(tmp_path / "snap.next", 5, 1).close()
+    assert log.find_snapshot() is None
+    assert [part in caplog.text for part in ("its end", "breaks off", "not above the log's, of index 5")] == [True] * 3
+    assert not list(tmp_path.glob("snap.*"))
     log.close()
 
 

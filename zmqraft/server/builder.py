@@ -51,6 +51,7 @@ def open_log(settings: Settings) -> FileLog:
         settings.data.log_path,
         settings.data.snapshot_path,
         capacity=settings.index_file_capacity,
+        old_snapshots_max=settings.data.compact.keep_snapshots,
         request_id_cache_max=settings.request_id_cache_max,
         remember_after_seconds=0 if ttl_ms is None else int(time.time() - ttl_ms / 1000),
     )

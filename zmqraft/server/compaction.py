@@ -259,7 +259,7 @@ class Compactor:
             job.finish(self._log.snapshot.index)
             self._pause()
         else:
-            write = self._log.begin_snapshot(index, self._context_at(index))
+            write = self._log.begin_snapshot(index, self._context_at(index, job))
             self._begin(job, lambda: write(self._paced(chunks_of(view))), self._written)
 
     def _paced(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -272,11 +272,11 @@ class Compactor:
                 if self._closed.wait(min((time.monotonic() - began) * _PAUSE_RATIO, _PAUSE_MAX)):
                     raise ClosedError(f"the peer {self._id} has ended")
 
-    def _context_at(self, index: int) -> SnapshotContext:
+    def _context_at(self, index: int, job: _Job) -> SnapshotContext:
         configuration, at = configuration_at(index, self._log, self._base)
-        return SnapshotContext(
-            configuration.to_value(), at, self._log.packed_requests(index), self._engine.requests_forgotten_until
-        )
+        # Without force all of them are forgotten when the snapshot takes its place.
+        request_ids = self._log.packed_requests(index) if job.force else b""
+        return SnapshotContext(configuration.to_value(), at, request_ids, self._engine.requests_forgotten_until)
 
     def _written(self, snapshot: SnapshotBase) -> None:
         job = self._take_job()
@@ -362,7 +362,7 @@ class Compactor:
         return None, False
 
     def _copy(self, job: _Job, index: int) -> None:
-        write = self._log.begin_snapshot(index, self._context_at(index))
+        write = self._log.begin_snapshot(index, self._context_at(index, job))
 
         def copy() -> SnapshotBase:
             with contextlib.closing(SnapshotFile.open(self._dropped_path)) as dropped:

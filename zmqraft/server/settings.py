@@ -102,6 +102,8 @@ class CompactSettings:
     #: So many index files are kept of those whose entries and request ids nobody needs; None: all, for an operator to
     #: delete.
     keep_files: int | None = None
+    #: So many snapshots are kept of those that a compaction has replaced, under a name with the date.
+    keep_snapshots: int = constants.ROTATED_FILES_MAX
 
     def __post_init__(self) -> None:
         checks.text("data.compact.install", self.install)
@@ -109,6 +111,7 @@ class CompactSettings:
         for name, low in (("after_entries", 1), ("after_bytes", 1), ("keep_files", 0)):
             if (value := getattr(self, name)) is not None:
                 checks.integer(f"data.compact.{checks.camel_case(name)}", value, low, constants.INTEGER_MAX)
+        checks.integer("data.compact.keepSnapshots", self.keep_snapshots, 0, constants.INTEGER_MAX)
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,9 @@ class DataSettings:
         if self.append_id_to_path and (self.peer_id in (".", "..") or "/" in self.peer_id or "\\" in self.peer_id):
             raise checks.failure("data.appendIdToPath", f"the id {self.peer_id!r} cannot be the name of a directory")
         owners: dict[Path, str] = {}
-        for name in ("raft", "log", "snapshot", "state"):
-            value = getattr(self, name)
+        values = {name: getattr(self, name) for name in ("raft", "log", "snapshot", "state")}
+        # What is found there is taken away.
+        for name, value in {**values, "compact.install": self.compact.install}.items():
             checks.text(f"data.{name}", value)
             other = owners.setdefault(self._resolved(value), name)
             if other != name:

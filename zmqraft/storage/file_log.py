@@ -32,7 +32,12 @@ from typing import Final
 
 from zmqraft.api.log import LogBase
 from zmqraft.api.snapshot import SnapshotBase, SnapshotContext
-from zmqraft.constants import INDEX_FILE_CAPACITY, INDEX_FILE_CAPACITY_MAX, INDEX_FILE_DATA_SIZE_MAX
+from zmqraft.constants import (
+    INDEX_FILE_CAPACITY,
+    INDEX_FILE_CAPACITY_MAX,
+    INDEX_FILE_DATA_SIZE_MAX,
+    ROTATED_FILES_MAX,
+)
 from zmqraft.errors import ConfigurationError, CorruptionError, StorageError
 from zmqraft.protocol.entry import EntryBatch
 from zmqraft.storage.checksum_segment import MARK_DURABLE, MARK_NONE, MARK_SYNCING
@@ -42,7 +47,7 @@ from zmqraft.storage.index_file import IndexFile
 from zmqraft.storage.log_directory import LogDirectory, ensure_directory
 from zmqraft.storage.log_opening import LogContents, capacity_at, log_capacity, open_log
 from zmqraft.storage.request_index import RequestIndex
-from zmqraft.storage.rotation import replace_file
+from zmqraft.storage.rotation import TEMPORARY_SUFFIX, replace_file
 from zmqraft.storage.snapshot_file import SnapshotFile, SnapshotWriter
 from zmqraft.storage.tail_cache import TAIL_CACHE_SIZE_MAX, TailCache
 
@@ -72,6 +77,7 @@ class FileLog(FailStop, LogBase):
         contents: LogContents,
         snapshot: SnapshotBase,
         snapshot_path: str,
+        old_snapshots_max: int,
         capacity: int,
         data_size_max: int,
         open_files_max: int,
@@ -85,6 +91,7 @@ class FileLog(FailStop, LogBase):
         self._files = contents.files
         self._snapshot = snapshot
         self._snapshot_path = snapshot_path
+        self._old_snapshots_max = old_snapshots_max
         self._capacity = capacity
         self._data_size_max = data_size_max
         self._open_files_max = open_files_max
@@ -119,6 +126,7 @@ class FileLog(FailStop, LogBase):
         open_files_max: int = _OPEN_FILES_MAX,
         tail_cache_size_max: int = TAIL_CACHE_SIZE_MAX,
         allocation_size: int = _ALLOCATION_SIZE,
+        old_snapshots_max: int = ROTATED_FILES_MAX,
         fs: FileSystem = OS_FILE_SYSTEM,
     ) -> FileLog:
         """Open the log in the directory ``path`` with its snapshot, or make both; everything in it is then durable.
@@ -127,7 +135,8 @@ class FileLog(FailStop, LogBase):
         whose own time is before ``remember_after_seconds`` (since the epoch) are not remembered, and never more than
         ``request_id_cache_max`` of them. The data of one file stays below ``data_size_max`` bytes. The entries appended
         last are kept in memory as well, in about ``tail_cache_size_max`` bytes. Room in the newest file is allocated
-        ahead in steps of ``allocation_size`` bytes; 0 lets files grow as they are written.
+        ahead in steps of ``allocation_size`` bytes; 0 lets files grow as they are written. ``old_snapshots_max`` snapshots
+        are kept of those that others have replaced.
 
         Raises ConfigurationError for a bad capacity, CorruptionError for damaged files, StorageError for files that
         cannot be opened, read or made.
@@ -158,7 +167,16 @@ class FileLog(FailStop, LogBase):
         capacity = log_capacity(first.first_index, first.capacity, capacity)
         tail = TailCache(tail_cache_size_max)
         return cls(
-            directory, contents, snapshot, snapshot_path, capacity, data_size_max, open_files_max, tail, allocation_size
+            directory,
+            contents,
+            snapshot,
+            snapshot_path,
+            old_snapshots_max,
+            capacity,
+            data_size_max,
+            open_files_max,
+            tail,
+            allocation_size,
         )
 
     # --- what it holds --------------------------------------------------------------------------------------------
@@ -458,7 +476,7 @@ class FileLog(FailStop, LogBase):
         fs, path = self._directory.fs, self._snapshot_path + _NEXT_SUFFIX
 
         def write(chunks: Iterable[bytes]) -> SnapshotBase:
-            with SnapshotWriter(path, index, term, fs=fs, context=context, keep_old=False) as writer:
+            with SnapshotWriter(path, index, term, fs=fs, context=context, kept_max=0) as writer:
                 for chunk in chunks:
                     writer.write(chunk)
                 return writer.finish()
@@ -473,7 +491,7 @@ class FileLog(FailStop, LogBase):
 
         def place() -> None:
             with self.writing(f"install the snapshot of entry {snapshot.index}"):
-                replace_file(self._directory.fs, snapshot.path, self._snapshot_path)
+                replace_file(self._directory.fs, snapshot.path, self._snapshot_path, kept_max=self._old_snapshots_max)
             snapshot.path = self._snapshot_path
 
         return place
@@ -519,15 +537,27 @@ class FileLog(FailStop, LogBase):
         return [file.path for file in self._files[:-1] if file.last_index <= needed]
 
     def find_snapshot(self) -> SnapshotBase | None:
-        path = self._snapshot_path + _NEXT_SUFFIX
+        fs, path = self._directory.fs, self._snapshot_path + _NEXT_SUFFIX
+        if fs.kind(path + TEMPORARY_SUFFIX) is not None:
+            self._remove_useless(path + TEMPORARY_SUFFIX, "it was not written to its end")
         try:
-            return SnapshotFile.open(path, fs=self._directory.fs)
+            snapshot = SnapshotFile.open(path, fs=fs)
         except FileNotFoundError:
             return None
         except CorruptionError as error:
-            # It is not needed: another one is taken.
-            _log.warning("the snapshot %s is not used: %s", path, error)
+            self._remove_useless(path, str(error))
             return None
+        if snapshot.index > self._snapshot.index:
+            return snapshot
+        snapshot.close()
+        self._remove_useless(path, f"it is not above the log's, of index {self._snapshot.index}")
+        return None
+
+    def _remove_useless(self, path: str, reason: str) -> None:
+        """Nothing depends on it: another snapshot is taken."""
+        _log.warning("removing the snapshot %s: %s", path, reason)
+        with contextlib.suppress(OSError):
+            self._directory.fs.unlink(path)
 
     def close(self) -> None:
         """Release the files. What was not synced is not: then they are left as a crash would leave them."""

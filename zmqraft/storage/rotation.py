@@ -13,15 +13,14 @@ from datetime import datetime, timezone
 from pathlib import PurePath
 from typing import Final
 
+from zmqraft.constants import ROTATED_FILES_MAX
 from zmqraft.storage.failure import describe
 from zmqraft.storage.fs import FileSystem
 
-__all__ = ["ROTATED_FILES_MAX", "TEMPORARY_SUFFIX", "replace_file", "rotate_directory", "rotated_names"]
+__all__ = ["TEMPORARY_SUFFIX", "replace_file", "rotate_directory", "rotated_names"]
 
 _log = logging.getLogger(__name__)
 
-#: As many old files are kept for one name.
-ROTATED_FILES_MAX: Final = 60
 #: A file that is being written to take the place of another one is called that with this suffix.
 TEMPORARY_SUFFIX: Final = ".tmp"
 
@@ -51,14 +50,14 @@ def rotated_names(fs: FileSystem, path: str) -> list[str]:
     return [str(folder / entry) for entry in fs.listdir(str(folder)) if pattern.fullmatch(entry)]
 
 
-def replace_file(fs: FileSystem, source: str, path: str, *, keep_old: bool = True) -> None:
-    """Rename ``source``, which is durable, over ``path``, whose file is kept under a rotated name, if ``keep_old``.
-    Raises OSError.
+def replace_file(fs: FileSystem, source: str, path: str, *, kept_max: int = ROTATED_FILES_MAX) -> None:
+    """Rename ``source``, which is durable, over ``path``, whose file is kept under a rotated name; ``kept_max`` of them
+    are kept. Raises OSError.
 
     The old file gets its second name first, so that ``path`` is never missing. Where the file system has no hard links
     the old file is not kept.
     """
-    if keep_old and fs.kind(path) is not None:
+    if kept_max and fs.kind(path) is not None:
         try:
             fs.link(path, _free_name(fs, path))
         except OSError as error:
@@ -67,14 +66,14 @@ def replace_file(fs: FileSystem, source: str, path: str, *, keep_old: bool = Tru
             _log.warning("%s: the old file is not kept, since it cannot be linked: %s", path, describe(error))
     fs.rename(source, path)
     fs.sync_directory(str(PurePath(path).parent))
-    if keep_old:
-        _remove_oldest(fs, path)
+    _remove_oldest(fs, path, kept_max)
 
 
-def _remove_oldest(fs: FileSystem, path: str) -> None:
-    """Keep the newest ROTATED_FILES_MAX. They only take up room: that one cannot be removed is no failure."""
+def _remove_oldest(fs: FileSystem, path: str, kept_max: int) -> None:
+    """Keep the newest ones. They only take up room: that one cannot be removed is no failure."""
     try:
-        for name in rotated_names(fs, path)[:-ROTATED_FILES_MAX]:
+        names = rotated_names(fs, path)
+        for name in names[: max(len(names) - kept_max, 0)]:
             fs.unlink(name)
     except OSError as error:
         _log.warning("cannot remove old files of %s: %s", path, describe(error))

@@ -28,7 +28,7 @@ from pathlib import PurePath
 from typing import Any, Final
 
 from zmqraft.api.snapshot import SnapshotBase, SnapshotContext
-from zmqraft.constants import INTEGER_MAX
+from zmqraft.constants import INTEGER_MAX, ROTATED_FILES_MAX
 from zmqraft.errors import CorruptionError, StorageError
 from zmqraft.storage.checksums import crc32c
 from zmqraft.storage.failure import FailStop, describe
@@ -279,12 +279,12 @@ class SnapshotWriter(FailStop):
         fs: FileSystem = OS_FILE_SYSTEM,
         context: SnapshotContext | None = None,
         extensions: bytes = b"",
-        keep_old: bool = True,
+        kept_max: int = ROTATED_FILES_MAX,
     ) -> None:
         """Begin a snapshot for ``path``, with what is to travel with it.
 
         ``extensions`` are further segments for its header, encoded. A snapshot that is there already is kept under a
-        rotated name, if ``keep_old``.
+        rotated name, and ``kept_max`` in all.
         """
         self._path = str(path)
         self._temporary_path = self._path + TEMPORARY_SUFFIX
@@ -294,7 +294,7 @@ class SnapshotWriter(FailStop):
         self._fs = fs
         self._index = index
         self._term = term
-        self._keep_old = keep_old
+        self._kept_max = kept_max
         #: The number of bytes of data written so far.
         self.size = 0
         self._synced_size = 0
@@ -360,7 +360,7 @@ class SnapshotWriter(FailStop):
             self._fs.pwrite(handle, self._front(_checksum(self._front(0) + self._rest, self._data_crc)), 0)
             self._fs.fdatasync(handle)
             self._close()
-            replace_file(self._fs, self._temporary_path, self._path, keep_old=self._keep_old)
+            replace_file(self._fs, self._temporary_path, self._path, kept_max=self._kept_max)
         return SnapshotFile._open(self._path, self._fs, (self._blocks, self._data_crc))
 
     def abort(self) -> None:
