@@ -135,8 +135,8 @@ class FileLog(FailStop, LogBase):
         whose own time is before ``remember_after_seconds`` (since the epoch) are not remembered, and never more than
         ``request_id_cache_max`` of them. The data of one file stays below ``data_size_max`` bytes. The entries appended
         last are kept in memory as well, in about ``tail_cache_size_max`` bytes. Room in the newest file is allocated
-        ahead in steps of ``allocation_size`` bytes; 0 lets files grow as they are written. ``old_snapshots_max`` snapshots
-        are kept of those that others have replaced.
+        ahead in steps of ``allocation_size`` bytes; 0 lets files grow as they are written. ``old_snapshots_max``
+        snapshots are kept of those that others have replaced.
 
         Raises ConfigurationError for a bad capacity, CorruptionError for damaged files, StorageError for files that
         cannot be opened, read or made.
