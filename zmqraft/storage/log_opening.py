@@ -46,7 +46,9 @@ from __future__ import annotations
 
 import logging
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 from zmqraft.api.snapshot import SnapshotBase
@@ -62,7 +64,18 @@ from zmqraft.storage.rotation import rotate_directory
 from zmqraft.storage.term_runs import TermRuns
 from zmqraft.storage.token_file import REMEDY, IncompleteHeaderError
 
-__all__ = ["LogContents", "capacity_at", "log_capacity", "open_log"]
+__all__ = [
+    "LogContents",
+    "capacity_at",
+    "check_name",
+    "check_table",
+    "check_term",
+    "count_untorn",
+    "gaps",
+    "log_capacity",
+    "newest_with_entries",
+    "open_log",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -131,10 +144,11 @@ def open_log(
     try:
         _open_files(directory, contents, capacity)
         for file in contents.files:
-            _check_table(file)
+            check_table(file)
         _trim_unsynced_tail(contents)
         _remove_empty_files(directory, contents)
-        _check_continuity(contents)
+        for error in gaps(contents.files):
+            raise error
         _scan(contents, after_seconds)
         matching = _match_snapshot(directory, contents, snapshot)
         for file in matching.files[-1:]:
@@ -160,16 +174,25 @@ def _open_files(directory: LogDirectory, contents: LogContents, capacity: int) -
                 capacity = log_capacity(first.first_index, first.capacity, capacity)
             if not _holds_nothing(directory, path, capacity_at(first_index, capacity)):
                 raise
-            _log.warning("removing the half-made index file %s, which holds no entry (%s)", path, error)
+            _log.warning(
+                "removing the half-made index file %s, which holds no entry (%s)", path, error, extra={"file": path}
+            )
             directory.remove_files([path])
             return
         contents.files.append(file)
-        if file.first_index != first_index:
-            raise CorruptionError(
-                f"{path}: first index {file.first_index} at offset 16 where the name says {first_index}; {REMEDY}"
-            )
+        check_name(file, first_index)
         if position < len(names) - 2:
             file.release()
+
+
+def check_name(file: IndexFile, first_index: int) -> None:
+    """Raise CorruptionError when the file does not start with the index that its name says."""
+    if file.first_index != first_index:
+        raise CorruptionError(
+            f"{file.path}: first index {file.first_index} at offset 16 where the name says {first_index}; {REMEDY}",
+            path=file.path,
+            offset=16,
+        )
 
 
 def _holds_nothing(directory: LogDirectory, path: str, capacity: int) -> bool:
@@ -196,8 +219,11 @@ def _behind_segments(rest: bytes) -> bytes:
     return rest[offset:]
 
 
-def _check_table(file: IndexFile) -> None:
-    """Look for a damaged offset that makes the table end early: put it back when it is known, else stop."""
+def check_table(file: IndexFile) -> None:
+    """Look for a damaged offset that makes the table end early: put it back when it is known, else stop.
+
+    Raises CorruptionError, OSError.
+    """
     record = file.record
     if record is None or record.state is FileState.CUTTING:
         return
@@ -216,9 +242,13 @@ def _check_table(file: IndexFile) -> None:
     else:
         damaged = file.count < record.entry_count or _proves_entry_before(file, table, behind)
     if damaged:
+        offset = TABLE_OFFSET + 4 * file.count
         raise CorruptionError(
-            f"{file.path}: the offset of entry {file.last_index + 1}, stored at {TABLE_OFFSET + 4 * file.count}, is 0, "
-            f"but the entry was durable; {REMEDY}"
+            f"{file.path}: the offset of entry {file.last_index + 1}, stored at {offset}, is 0, "
+            f"but the entry was durable; {REMEDY}",
+            path=file.path,
+            offset=offset,
+            index=file.last_index + 1,
         )
 
 
@@ -241,6 +271,7 @@ def _restore_last_end(file: IndexFile, position: int, end: int) -> None:
             file.first_index + position,
             file.read_table()[position],
             end,
+            extra={"file": file.path, "offset": TABLE_OFFSET + 4 * position, "index": file.first_index + position},
         )
         file.store_end(position, end)
 
@@ -271,36 +302,49 @@ def _proves_entry_before(file: IndexFile, table: array[int], behind: int) -> boo
     return False
 
 
-def _newest_with_entries(contents: LogContents) -> IndexFile | None:
-    return next((file for file in reversed(contents.files) if file.count or file.unordered_end is not None), None)
+def newest_with_entries(files: list[IndexFile]) -> IndexFile | None:
+    """The only file, of those in this order, the end of which a crash can have torn; None when there is none."""
+    return next((file for file in reversed(files) if file.count or file.unordered_end is not None), None)
 
 
 def _trim_unsynced_tail(contents: LogContents) -> None:
     """Remove from the table what was never synced; see the head of the module for why that is known."""
-    for file in contents.files:
-        if file.unordered_end is not None and file is not _newest_with_entries(contents):
-            raise file.unordered_error(file.count, file.unordered_end, file.data_size)
-    file_with_tail = _newest_with_entries(contents)
-    if file_with_tail is None:
+    file = newest_with_entries(contents.files)
+    for other in contents.files:
+        if other.unordered_end is not None and other is not file:
+            raise other.unordered_error(other.count, other.unordered_end, other.data_size)
+    if file is None:
         return
-    file = file_with_tail
-    if file.may_be_torn:
-        kept = _count_before_torn(file)
-        if file.unordered_end is not None and kept == file.count:
-            _check_torn_end(file, file.count, file.unordered_end)
-    elif file.has_checksums and not file.changed_by_others:
-        # All in it was durable when we closed it: what is missing now is damage.
-        kept = file.count
-    else:
-        kept = _count_before_zeros(file, _count_within_file(file))
+    kept = count_untorn(file)
     if kept < file.count:
         _log.warning(
             "%s: removing entries %d to %d, which were not written completely and never acknowledged",
             file.path,
             file.first_index + kept,
             file.last_index,
+            extra={
+                "file": file.path,
+                "offset": file.file_offset(file.first_index + kept),
+                "index": file.first_index + kept,
+            },
         )
         file.truncate(kept)
+
+
+def count_untorn(file: IndexFile) -> int:
+    """How many of the first entries of the newest file that has any are left without those that a crash has torn.
+
+    Raises CorruptionError when what is wrong with one of the others is not of a crash, OSError. Changes nothing.
+    """
+    if file.may_be_torn:
+        kept = _count_before_torn(file)
+        if file.unordered_end is not None and kept == file.count:
+            _check_torn_end(file, file.count, file.unordered_end)
+        return kept
+    if file.has_checksums and not file.changed_by_others:
+        # All in it was durable when we closed it: what is missing now is damage.
+        return file.count
+    return _count_before_zeros(file, _count_within_file(file))
 
 
 def _count_before_torn(file: IndexFile) -> int:
@@ -383,6 +427,7 @@ def _check_torn_end(file: IndexFile, position: int, end: int) -> None:
         "%s: removing entry %d, whose offset was not written or zeroed completely, and which nobody counts on",
         file.path,
         file.first_index + position,
+        extra={"file": file.path, "offset": TABLE_OFFSET + 4 * position, "index": file.first_index + position},
     )
 
 
@@ -397,7 +442,10 @@ def _count_within_file(file: IndexFile) -> int:
             f"{file.path}: the file ends at {file.data_offset + available}, within its last entry {file.last_index}, "
             f"which takes the bytes from {file.file_offset(file.last_index)} to {file.data_offset + file.data_size}: "
             f"either a crash tore the entry, or its offset, stored at {TABLE_OFFSET + 4 * (file.count - 1)}, is "
-            f"damaged; {REMEDY}"
+            f"damaged; {REMEDY}",
+            path=file.path,
+            offset=file.data_offset + available,
+            index=file.last_index,
         )
     return kept
 
@@ -419,17 +467,20 @@ def _remove_empty_files(directory: LogDirectory, contents: LogContents) -> None:
     while len(files) > 1 and not files[-1].count and files[-1].first_index != files[-2].last_index + 1:
         file = files.pop()
         file.close()
-        _log.warning("removing the index file %s, which is empty", file.path)
+        _log.warning("removing the index file %s, which is empty", file.path, extra={"file": file.path})
         directory.remove_files([file.path])
 
 
-def _check_continuity(contents: LogContents) -> None:
-    for position, file in enumerate(contents.files[1:], 1):
-        previous = contents.files[position - 1]
+def gaps(files: list[IndexFile]) -> Iterator[CorruptionError]:
+    """What to raise for each file that does not begin where the one before it ends."""
+    for previous, file in pairwise(files):
         if previous.last_index + 1 != file.first_index:
-            raise CorruptionError(
+            yield CorruptionError(
                 f"{file.path}: begins with entry {file.first_index}, but {previous.path} ends with entry "
-                f"{previous.last_index}: entries or a file are missing, or there twice; {REMEDY}"
+                f"{previous.last_index}: entries or a file are missing, or there twice; {REMEDY}",
+                path=file.path,
+                offset=16,
+                index=file.first_index,
             )
 
 
@@ -440,6 +491,7 @@ def _note_leftovers(file: IndexFile) -> None:
             file.path,
             file.leftover_count,
             file.last_index,
+            extra={"file": file.path, "offset": TABLE_OFFSET + 4 * file.count, "index": file.last_index + 1},
         )
 
 
@@ -454,11 +506,7 @@ def _scan(contents: LogContents, after_seconds: int) -> None:
             last_term = contents.terms.last_term or 0
             runs = batch.term_runs()
             for run_index, term in runs:
-                if term < last_term:
-                    raise CorruptionError(
-                        f"{file.path}: entry {run_index} at offset {file.file_offset(run_index)} has term {term}, "
-                        f"below {last_term}, that of the entry before it; {REMEDY}"
-                    )
+                check_term(file, run_index, term, last_term)
                 last_term = term
             contents.note(batch, runs, after_seconds)
             index = batch.last_index + 1
@@ -466,6 +514,12 @@ def _scan(contents: LogContents, after_seconds: int) -> None:
         if file is not contents.files[-1]:
             file.finish()
             file.release()
+
+
+def check_term(file: IndexFile, index: int, term: int, last_term: int) -> None:
+    """Raise CorruptionError when the term of an entry is below that of the one before it."""
+    if term < last_term:
+        raise file.entry_error(index, f" has term {term}, below {last_term}, that of the entry before it")
 
 
 class _Unknown:
@@ -504,6 +558,7 @@ class _Unknown:
                 self._file.path,
                 len(self.slots),
                 self._file.first_index + min(self.slots),
+                extra={"file": self._file.path, "index": self._file.first_index + min(self.slots)},
             )
             self._file.store_checksums(self.slots)
 
@@ -515,7 +570,10 @@ def _match_snapshot(directory: LogDirectory, contents: LogContents, snapshot: Sn
     if first_index > snapshot.index + 1:
         raise CorruptionError(
             f"{contents.files[0].path}: the log begins with entry {first_index}, but the snapshot ends with entry "
-            f"{snapshot.index}: what is between them is missing; {REMEDY}"
+            f"{snapshot.index}: what is between them is missing; {REMEDY}",
+            path=contents.files[0].path,
+            offset=16,
+            index=first_index,
         )
     if last_index < snapshot.index or _conflicts(contents, snapshot):
         contents.close()
@@ -527,13 +585,16 @@ def _match_snapshot(directory: LogDirectory, contents: LogContents, snapshot: Sn
             snapshot.index,
             snapshot.term,
             name,
+            extra={"file": directory.path},
         )
         return LogContents(requests=RequestIndex(contents.requests.bound))
     term = contents.terms.term_at(snapshot.index + 1)
     if last_index > snapshot.index and term is not None and term < snapshot.term:
         raise CorruptionError(
             f"{contents.files[0].path}: entry {snapshot.index + 1} has term {term}, below {snapshot.term}, that of the "
-            f"snapshot before it; {REMEDY}"
+            f"snapshot before it; {REMEDY}",
+            path=contents.files[0].path,
+            index=snapshot.index + 1,
         )
     return contents
 
