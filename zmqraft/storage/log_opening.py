@@ -316,6 +316,13 @@ def _trim_unsynced_tail(contents: LogContents) -> None:
     if file is None:
         return
     kept = count_untorn(file)
+    if file.unordered_end is not None and kept == file.count:
+        _log.warning(
+            "%s: removing entry %d, whose offset was not written or zeroed completely, and which nobody counts on",
+            file.path,
+            file.first_index + kept,
+            extra={"file": file.path, "offset": TABLE_OFFSET + 4 * kept, "index": file.first_index + kept},
+        )
     if kept < file.count:
         _log.warning(
             "%s: removing entries %d to %d, which were not written completely and never acknowledged",
@@ -423,12 +430,6 @@ def _is_torn_end(file: IndexFile, position: int, end: int) -> bool:
 def _check_torn_end(file: IndexFile, position: int, end: int) -> None:
     if not (_was_being_zeroed(file, position, end) or _is_torn_end(file, position, end)):
         raise file.unordered_error(position, end, file.data_size)
-    _log.warning(
-        "%s: removing entry %d, whose offset was not written or zeroed completely, and which nobody counts on",
-        file.path,
-        file.first_index + position,
-        extra={"file": file.path, "offset": TABLE_OFFSET + 4 * position, "index": file.first_index + position},
-    )
 
 
 def _count_within_file(file: IndexFile) -> int:
