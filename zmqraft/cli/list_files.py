@@ -17,8 +17,17 @@ from zmqraft.storage.fs import OS_FILE_SYSTEM
 
 __all__ = ["list_files"]
 
-_COLUMNS = ("file", "kind", "state", "first", "last", "entries", "capacity", "data bytes", "file bytes")
-_NUMBERS_FROM = _COLUMNS.index("first")
+#: Columns of the table, and where their values stand in the JSON object.
+_COLUMNS = {
+    "file": "path",
+    "state": "state",
+    "first": "firstIndex",
+    "last": "lastIndex",
+    "entries": "entries",
+    "data bytes": "dataSize",
+    "file bytes": "fileSize",
+}
+_NUMBERS_FROM = 2
 
 
 @click.command("list")
@@ -32,14 +41,14 @@ def list_files(path: str, as_json: bool) -> int:
     status 1. Only headers and tables are looked at.
     """
     files = [(file, facts_of(OS_FILE_SYSTEM, file)) for file in data_files(OS_FILE_SYSTEM, path)]
+    records = [_record(file, facts) for file, facts in files]
     output = Output()
     if as_json:
-        for file, facts in files:
-            error = {} if facts.error is None else {"error": problem_of(facts.error), "errorOffset": facts.error.offset}
-            output.json({"path": file.path, **_record(file, facts), **error})
+        for record in records:
+            output.json(record)
     else:
-        rows = [_row(relative(file.path, path), _record(file, facts)) for file, facts in files]
-        write_table(output, _COLUMNS, rows, _NUMBERS_FROM)
+        rows = [_row({**record, "path": relative(record["path"], path)}) for record in records]
+        write_table(output, list(_COLUMNS), rows, _NUMBERS_FROM)
     output.flush()
     return 0 if all(facts.error is None for _, facts in files) else STATUS_DAMAGED
 
@@ -58,7 +67,9 @@ def _state(facts: Facts) -> str:
 def _record(file: DataFile, facts: Facts) -> dict[str, Any]:
     values = facts.values
     last = values.get("index") if file.kind is Kind.SNAPSHOT else values.get("lastIndex")
+    error = {} if facts.error is None else {"error": problem_of(facts.error), "errorOffset": facts.error.offset}
     return {
+        "path": file.path,
         "kind": file.kind.value,
         "state": _state(facts),
         "firstIndex": values.get("firstIndex"),
@@ -67,8 +78,9 @@ def _record(file: DataFile, facts: Facts) -> dict[str, Any]:
         "capacity": values.get("capacity"),
         "dataSize": values.get("dataSize"),
         "fileSize": values.get("fileSize"),
+        **error,
     }
 
 
-def _row(name: str, record: dict[str, Any]) -> tuple[str, ...]:
-    return (name, *("-" if value is None else str(value) for value in record.values()))
+def _row(record: dict[str, Any]) -> list[str]:
+    return ["-" if record[name] is None else str(record[name]) for name in _COLUMNS.values()]

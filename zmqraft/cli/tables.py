@@ -47,13 +47,14 @@ def write_table(output: Output, columns: Sequence[str], rows: Sequence[Sequence[
 
 def _drawn(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int) -> str:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
+    from rich.console import Console, JustifyMethod
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for position, name in enumerate(columns):
-        table.add_column(name, justify="right" if position >= numbers_from else "left", overflow="fold")
+        justify: JustifyMethod = "right" if position >= numbers_from else "left"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=position > 0)
     for row in rows:
         table.add_row(*map(Text, row))
     console = Console()

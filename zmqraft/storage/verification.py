@@ -29,7 +29,7 @@ from zmqraft.storage.data_files import DataFile, Kind, data_files, kind_of, prob
 from zmqraft.storage.examination import examine
 from zmqraft.storage.failure import describe
 from zmqraft.storage.fs import OS_FILE_SYSTEM, FileSystem
-from zmqraft.storage.index_file import IndexFile
+from zmqraft.storage.index_file import TABLE_OFFSET, IndexFile
 from zmqraft.storage.log_directory import LogDirectory
 from zmqraft.storage.log_opening import (
     check_name,
@@ -387,10 +387,20 @@ class _LogCheck:
                 with self._reported(file.path):
                     check_term(file, index, term, self._last_term)
                 self._last_term = max(term, self._last_term)
+        if file is self.newest and file.may_be_torn and count == file.count < file.capacity:
+            self._check_behind(file, report)
         if unknown:
             number = sum(last - first + 1 for first, last in unknown)
             text = f"no checksum for {number} of {count} entries, the first of them {unknown[0][0]}"
             report.add(Finding(Severity.UNKNOWN, text, file.file_offset(unknown[0][0]), unknown[0][0]))
+
+    def _check_behind(self, file: IndexFile, report: FileReport) -> None:
+        """Behind the last entry there may be one that is only there in part."""
+        slots = file.checksums(file.count, file.capacity)
+        if slots.count(0) != len(slots):
+            text = "checksums, but no offsets, of entries behind the last one, which count as never acknowledged"
+            index, offset = file.last_index + 1, TABLE_OFFSET + 4 * file.count
+            report.add(Finding(Severity.TORN, f"{text}; the next start removes them", offset, index))
 
     def open_as_a_peer(self, directory: Callable[[FileSystem], LogDirectory], snapshot: SnapshotBase) -> None:
         """Open the log as the next start would, to find what it would do, and whether it would start at all."""
@@ -399,8 +409,10 @@ class _LogCheck:
             try:
                 open_log(shadowed, snapshot, INDEX_FILE_CAPACITY, 0, 1).close()
             except CorruptionError as error:
-                path = error.path if error.path in self._by_path else self._files[-1].path
-                self._by_path[path].add_error(error)
+                report = self._by_path[error.path if error.path in self._by_path else self._files[-1].path]
+                # It is the first of those that are known of a file, or one that only shows in the log as a whole.
+                if report.severity is not Severity.BAD:
+                    report.add_error(error)
 
     def _note_repair(self, record: logging.LogRecord) -> None:
         path = getattr(record, "file", None)
