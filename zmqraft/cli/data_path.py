@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any, TypeVar
@@ -53,8 +54,9 @@ def relative(path: str, below: str) -> str:
     return path[len(below) + 1 :] if path.startswith(f"{below}/") else path
 
 
-def place(offset: int | None, index: int | None) -> str:
-    """Where something is, with a colon behind it."""
+def place(text: str, offset: int | None, index: int | None) -> str:
+    """Where something is, as far as ``text`` does not say it already, with a colon behind it."""
     parts = [f"offset {offset}"] if offset is not None else []
     parts += [f"entry {index}"] if index is not None else []
-    return f"{', '.join(parts)}: " if parts else ""
+    missing = [part for part in parts if not re.search(rf"\b{part}\b", text)]
+    return f"{', '.join(missing)}: " if missing else ""

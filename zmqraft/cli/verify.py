@@ -71,7 +71,7 @@ def _record(report: FileReport) -> dict[str, Any]:
 
 def _write(output: Output, report: FileReport) -> None:
     for found in report.findings:
-        line = f"{report.path}: {found.severity.value}: {place(found.offset, found.index)}{found.text}"
+        line = f"{report.path}: {found.severity.value}: {place(found.text, found.offset, found.index)}{found.text}"
         output.line(text_line(line))
     if not report.findings:
         values = ", ".join(f"{name} {value}" for name, value in report.values.items())
