@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -336,6 +337,8 @@ def test_a_path_with_nothing_of_a_peer_is_one_line(tool: str, tmp_path: Path) ->
     (tmp_path / "text").write_text("hello\n")
     (tmp_path / "nothing").write_text("")
     (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    assert_fails_in_one_line(run_command(tool, tmp_path / "pipe"), "pipe: neither a file nor a directory")
     assert_fails_in_one_line(run_command(tool, tmp_path / "empty"), "empty: no data directory")
     assert_fails_in_one_line(run_command(tool, tmp_path / "text"), "begins with b'hell'")
     assert main([tool, str(tmp_path / "nothing")]) == 1

@@ -66,6 +66,8 @@ def kind_of(fs: FileSystem, path: str) -> Kind:
             return _kind_of_directory(fs, path)
         if kind is None:
             raise StorageError(f"{path}: no such file or directory")
+        if kind != "file":
+            raise StorageError(f"{path}: neither a file nor a directory")
         return _kind_of_file(fs, path)
     except OSError as error:
         raise StorageError(f"cannot read {path}: {describe(error)}") from error
