@@ -312,6 +312,7 @@ def test_a_half_made_newest_file_is_torn() -> None:
     reports = verify("/data", fs=disk)
     assert found(reports, Severity.BAD) == []
     assert found(reports, Severity.TORN) == [(third, None, None)]
+    assert found(verify(third, fs=disk), Severity.TORN) == [(third, None, None)]
 
 
 def test_a_log_below_its_snapshot_gives_way() -> None:
@@ -364,3 +365,34 @@ def test_what_was_only_seen_once_does_not_count() -> None:
     torn = changed(whole, FIRST, lambda content: content.__setitem__(-3, 7))
     assert found(verify("/data", fs=sealed(torn)), Severity.BAD)
     assert not found(verify("/data", fs=Changing(torn, whole)), Severity.BAD)
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_nothing_that_a_crash_leaves_is_bad(number: int, seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever a power cut keeps of what was not synced, a peer starts, and `verify` knows with what."""
+    caplog.set_level(logging.CRITICAL)
+    random = Random(seed * 1000 + number)
+    disk = MemoryDisk()
+    disk.mkdir("/data")
+    disk.sync_directory("/")
+    log = open_log(disk)
+    for _ in range(15):
+        if random.random() < 0.75 or not log.last_index:
+            first = log.last_index + 1
+            entries = [make_entry(first + n, log.last_term + 1, b"x" * random.randint(1, 600)) for n in range(4)]
+            log.append(EntryBatch.from_entries(entries))
+        else:
+            log.truncate_after(random.randint(0, log.last_index))
+        if random.random() < 0.5:
+            log.sync()
+        unsynced = disk.unsynced()
+        crashed = disk.crash_with([item for item in unsynced if random.random() < 0.5])
+        reports = verify("/data", fs=sealed(crashed))
+        assert not found(reports, Severity.BAD)
+        entries_then = entries_after_opening(crashed)
+        assert entries_then is not None
+        unknown = found(reports, Severity.UNKNOWN)
+        if not found(reports, Severity.TORN) and not unknown and entries_then:
+            last = [report.values["lastIndex"] for report in reports if "lastIndex" in report.values]
+            assert max(last) == entries_then[-1].index
+    log.close()

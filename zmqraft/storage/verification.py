@@ -219,29 +219,36 @@ class _OneFile(LogDirectory):
 
 def _verify_index_file(fs: FileSystem, path: str) -> list[FileReport]:
     """One file, which can only be torn when no later one in its log has entries."""
-    checked = _LogCheck(fs, [DataFile(Kind.INDEX, path)])
+    first_index, later = _place_in_log(fs, path)
+    is_newest = not any(_has_entries(fs, other) for other in later)
+    checked = _LogCheck(fs, [DataFile(Kind.INDEX, path, first_index if is_newest else None)])
     try:
-        checked.check(may_be_newest=not _later_files_have_entries(fs, path))
-        if checked.newest is not None and not checked.is_bad:
+        checked.check(may_be_newest=is_newest)
+        if checked.newest is not None:
             first_index = checked.newest.first_index
-            checked.open_as_a_peer(lambda shadow: _OneFile(shadow, path, first_index), MemorySnapshot(first_index - 1))
+        if is_newest and first_index is not None and not checked.is_bad:
+            start = first_index
+            checked.open_as_a_peer(lambda shadow: _OneFile(shadow, path, start), MemorySnapshot(start - 1))
     finally:
         checked.close()
     return checked.reports
 
 
-def _later_files_have_entries(fs: FileSystem, path: str) -> bool:
+def _place_in_log(fs: FileSystem, path: str) -> tuple[int | None, list[str]]:
+    """The first index by the name of a file that lies in a log, and the files behind it there."""
     parents = PurePath(path).parents
-    if len(parents) < 4:
-        return False
-    try:
-        files = [file for _, file in LogDirectory(fs, str(parents[3])).index_files()]
-    except (OSError, CorruptionError):
-        return False
-    for later in files[files.index(path) + 1 :] if path in files else ():
-        with contextlib.suppress(OSError, CorruptionError), _opened(fs, later) as file:
-            if file.count:
-                return True
+    if len(parents) >= 4:
+        with contextlib.suppress(OSError, CorruptionError):
+            files = LogDirectory(fs, str(parents[3])).index_files()
+            for position, (first_index, file) in enumerate(files):
+                if file == path:
+                    return first_index, [later for _, later in files[position + 1 :]]
+    return None, []
+
+
+def _has_entries(fs: FileSystem, path: str) -> bool:
+    with contextlib.suppress(OSError, CorruptionError), _opened(fs, path) as file:
+        return file.count > 0
     return False
 
 
