@@ -17,9 +17,11 @@ import click
 from bench import machine, peer_checks, profiling, report
 from bench.foreign import Etcd, PySyncObj
 from bench.ladder import LADDER, Load, Results, run_rounds
+from bench.log_checks import log_check
 from bench.processes import BenchError
 from bench.programs import Programs, build_programs, install_zmq_raft
 from bench.systems import Limit, NodeZmqRaft, System, ZmqRaft
+from zmqraft import EXTENSIONS
 
 _STATUS_INTERRUPTED = 130
 #: File systems in memory, which make every sync free.
@@ -210,6 +212,21 @@ def profile(
     print()
     print(profiling.function_rows(result.functions, count, lines))
     print("\nTime in compiled functions is their callers'; poll and fdatasync wait.")
+
+
+@bench.command()
+@click.option("--entries", type=click.IntRange(1, 100_000_000), default=1_000_000, show_default=True)
+@click.option("--size", type=click.IntRange(1, 1 << 20), default=128, show_default=True, help="Bytes of an update.")
+@_data_option
+def log(entries: int, size: int, data: Path | None) -> None:
+    """One log without a cluster: opening it, appending to it, reading it back."""
+    with _working_directory(data) as directory:
+        _warn_in_memory(machine.describe(directory)["file system"])
+        values = log_check(directory, entries, size)
+    build = "compiled" if EXTENSIONS else "pure"
+    print(f"A log of {entries:,} entries of {size} bytes, {build}")
+    for name, value in values.items():
+        print(f"{name}: {value:,.3g}" if value < 1000 else f"{name}: {value:,.0f}")
 
 
 @bench.command("install-zmq-raft")

@@ -74,6 +74,7 @@ class Operations:
         yield from self._of_frames()
         yield from self._of_log_index()
         yield from self._of_request_index()
+        yield from self._of_checksums()
         yield from self._of_commit_loop()
 
     def _of_frames(self) -> Iterator[tuple[str, str, Operation]]:
@@ -124,6 +125,17 @@ class Operations:
         find, ids = index.find, REQUEST_IDS[ENTRY_COUNT : 2 * ENTRY_COUNT]
         yield "request_index", "add a batch, and truncate", add
         yield "request_index", "find", lambda: [find(request_id) for request_id in ids]
+
+    def _of_checksums(self) -> Iterator[tuple[str, str, Operation]]:
+        checksums, data = twin("checksums", self._build), b"".join(self._frames)
+        ends = array("I", accumulate(map(len, self._frames)))
+        slots = array("I", checksums.checksum_bytes(self._batch, 0, 0))
+        yield "checksums", "checksums of a batch", lambda: checksums.checksum_bytes(self._batch, 0, 0)
+        yield (
+            "checksums",
+            "check a batch of a file",
+            lambda: checksums.count_matching(1, data, ends, slots, 0, ENTRY_COUNT),
+        )
 
     def _of_commit_loop(self) -> Iterator[tuple[str, str, Operation]]:
         loop = twin("commit_loop", self._build)

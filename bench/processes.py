@@ -78,7 +78,12 @@ class Process:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Process:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            # A signal that came while it was being started is raised when it has been.
+            self.kill()
+            raise
         return self
 
     def __exit__(

@@ -120,3 +120,18 @@ def test_without_a_compiler_it_says_so(bench_root: Path, tmp_path: Path, monkeyp
     assert process.returncode == 1
     assert (output, errors) == ("", "bench: no C++ compiler (/nowhere/g++): install g++, or name another in CXX\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_is_measured(bench_root: Path, tmp_path: Path) -> None:
+    with started(bench_root, "log", "--entries", "3000", "--size", "20", "--data", tmp_path) as process:
+        stdout, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0
+    assert stdout.startswith("A log of 3,000 entries of 20 bytes, ")
+    names = [line.partition(":")[0] for line in stdout.splitlines()[1:]]
+    assert names == [
+        "open, s",
+        "append 1000 at a time, entries/s",
+        "append and sync one, us",
+        "read and check, entries/s",
+    ]
+    assert list(tmp_path.iterdir()) == []

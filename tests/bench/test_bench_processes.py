@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,3 +94,19 @@ def test_the_kernel_says_what_a_process_uses() -> None:
     assert processes.cpu_s(pid) >= used_s > 0
     assert processes.resident_bytes(pid) > 1 << 20
     assert processes.thread_times(pid)[pid].user_s > 0
+
+
+def test_a_process_whose_start_was_interrupted_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interrupt is raised within ``with``'s entry, so its exit is not called."""
+    popen, started = subprocess.Popen, []
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        process = popen(*arguments, **options)
+        started.append(process)
+        signal.raise_signal(signal.SIGINT)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    with pytest.raises(KeyboardInterrupt), Process(["sleep", "60"], tmp_path / "log"):
+        raise AssertionError("it was not interrupted")
+    assert started[0].returncode == -signal.SIGKILL

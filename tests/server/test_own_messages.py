@@ -80,6 +80,94 @@ def test_an_update_does_not_wait_for_the_reply_to_a_notice() -> None:
     assert cluster.now - began == pytest.approx(2 * cluster.delay)
 
 
+def appends_to(cluster: VirtualCluster, target: str) -> list[list[bytes]]:
+    return [frames for _, to, frames in cluster.sent if to == target and frames[1] == b"+"]
+
+
+class TestTwoAppendsUnderWay:
+    """A batch gets to a peer of ours while it syncs the one before."""
+
+    @staticmethod
+    def cluster(**settings: object) -> tuple[VirtualCluster, str, str]:
+        """One with slow links, a leader and another peer."""
+        cluster = VirtualCluster(3, delay=0.01, **settings)
+        cluster.start()
+        leader = cluster.leader()
+        cluster.commit(b"first")
+        cluster.run(1.0)
+        del cluster.sent[:]
+        return cluster, leader.id, next(peer_id for peer_id in cluster.ids if peer_id != leader.id)
+
+    def test_the_second_does_not_wait_for_the_first_but_a_third_does(self, sync_s: float | None) -> None:
+        cluster, leader, other = self.cluster()
+        for number in range(4):
+            cluster.update(leader, b"%d" % number)
+            cluster.run(0.001)
+        assert [len(frames) - 8 for frames in appends_to(cluster, other)] == [1, 1]
+        cluster.run(0.5)
+        assert [len(frames) - 8 for frames in appends_to(cluster, other)][:3] == [1, 1, 2]
+        assert [len(peer.applied) for peer in cluster.peers.values()] == [6, 6, 6]
+
+    def test_zmq_raft_gets_one_at_a_time(self) -> None:
+        """SPEC section 2, "Between peers": nothing may be reordered, and only one request may be in flight."""
+        cluster = VirtualCluster(3, delay=0.01)
+        cluster.foreign = set(cluster.ids)
+        cluster.start()
+        leader = cluster.leader()
+        cluster.commit(b"first")
+        cluster.run(1.0)
+        del cluster.sent[:]
+        for number in range(4):
+            cluster.update(leader.id, b"%d" % number)
+            cluster.run(0.001)
+        for target in cluster.ids:
+            assert len(appends_to(cluster, target)) == (target != leader.id)
+
+    @pytest.mark.parametrize("lost", [(0,), (1,), (0, 1)])
+    def test_what_is_lost_of_them_is_sent_again(self, lost: tuple[int, ...]) -> None:
+        """FAULTS 13, 16: a refusal of the second must not lead below what is acknowledged."""
+        cluster, leader, other = self.cluster(election_timeout_min=2000, election_timeout_max=3000)
+        deliver, seen = cluster.deliver, 0
+
+        def lossy(source: str, target: str, frames: list[bytes]) -> None:
+            nonlocal seen
+            if target == other and frames[1] == b"+" and len(frames) > 8:
+                seen += 1
+                if seen - 1 in lost:
+                    return
+            deliver(source, target, frames)
+
+        cluster.deliver = lossy  # type: ignore[method-assign]
+        for number in range(2):
+            cluster.update(leader, b"%d" % number)
+            cluster.run(0.001)
+        assert seen == 2
+        cluster.run(1.0)
+        assert [len(peer.applied) for peer in cluster.peers.values()] == [4, 4, 4]
+        assert [peer.id for peer in cluster.leaders] == [leader]
+
+    def test_replies_that_come_after_their_requests_were_given_up_count_for_nothing(self) -> None:
+        cluster, leader, other = self.cluster(election_timeout_min=2000, election_timeout_max=3000)
+        raft = cluster.peers[leader].running.raft
+        cluster.update(leader, b"second")
+        cluster.run(0.001)
+        cluster.update(leader, b"third")
+        cluster.run(0.001)
+        progress = raft.progress[other]
+        assert len(progress.pending) == 2
+        running = cluster.peers[leader].running
+        dropped = running.dropped["late reply"]
+        running._links[other].deadline = cluster.now
+        cluster.request(leader, b"\1", [b"^", SECRET])
+        cluster.run(0.015)
+        # Now one entry at a time, from what was acknowledged on.
+        assert (len(progress.pending), progress.match) == (1, 2)
+        cluster.run(0.01)
+        assert running.dropped["late reply"] == dropped + 2
+        cluster.run(0.5)
+        assert progress.match == 4
+
+
 def test_zmq_raft_gets_no_notices() -> None:
     cluster = VirtualCluster(3)
     cluster.foreign = set(cluster.ids)

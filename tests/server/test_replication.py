@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from random import Random
 
 import pytest
@@ -14,6 +15,7 @@ from zmqraft.core.messages import AppendReply, SendAppend, VoteReply
 from zmqraft.core.raft import Raft
 from zmqraft.errors import InvariantError
 from zmqraft.protocol import EntryBatch, EntryType, LogEntry, Protocols, encode_json, encode_uint, new_request_id
+from zmqraft.server.peer_link import PeerLink
 from zmqraft.storage import MemoryLog, MemoryPersistence
 
 FIGURE_7_LEADER = (1, 1, 1, 4, 4, 5, 5, 6, 6, 6)
@@ -562,20 +564,34 @@ class TestLinks:
         assert messages[-1] == messages[-2]
 
     def test_ids_rise_by_one_and_wrap_to_0(self) -> None:
-        from zmqraft.server.peer_link import PeerLink
-
         link = PeerLink()
         entries = EntryBatch.empty(1)
         assert link.request([b"?"], entries, 0.05, 0.0) == ([b"\1", b"?"], entries)
-        assert link.maybe_resend(0.049) is None
-        assert link.maybe_resend(0.051) == ([b"\1", b"?"], entries)
-        assert link.is_answered_by(b"\1")
-        assert link.close_request()
-        assert not link.is_answered_by(b"\1")
+        assert link.deadline == 0.05
+        assert link.resend(0.06) == ([b"\1", b"?"], entries)
+        assert link.deadline == pytest.approx(0.11)
+        assert link.answered_by(b"\1") == 1
+        assert link.give_up()
+        assert not link.give_up()
+        assert link.answered_by(b"\1") == 0
+        assert link.deadline == math.inf
         for next_id, expected in ((2, b"\2"), (2**24 - 1, b"\xff\xff\xff"), (0, b"\0"), (1, b"\1")):
             link._next_id = next_id
             assert link.request([b"?"], None, 0.05, 0.0)[0][0] == expected
         assert link._next_id == 2
+
+    def test_a_reply_answers_the_requests_before_it_as_well(self) -> None:
+        link = PeerLink()
+        for number in range(3):
+            link.request([b"+"], None, 0.1, number / 100)
+        assert [link.answered_by(encode_uint(each)) for each in (0, 1, 2, 3, 4)] == [0, 1, 2, 3, 0]
+        link.close_requests(2, 0.05)
+        assert len(link) == 1
+        assert link.deadline == pytest.approx(0.15)
+        assert link.answered_by(b"\2") == 0
+        assert link.resend(0.2)[0] == [b"\3", b"+"]
+        link.close_requests(1, 0.25)
+        assert link.deadline == math.inf
 
     def test_an_idle_leader_sends_a_heartbeat_70_ms_after_the_last_reply(self) -> None:
         """Section 5.2: heartbeats prevent elections."""

@@ -1,4 +1,4 @@
-"""Opening logs with checksums: what is torn, what is damaged, and what zmq-raft wrote (see `log_opening`)."""
+"""Opening logs with checksums: what is torn, what is damaged, and what zmq-raft wrote (see `torn_tail`)."""
 
 from __future__ import annotations
 

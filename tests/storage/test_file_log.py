@@ -162,7 +162,10 @@ def test_a_new_log_syncs_every_level() -> None:
             ("sync_directory", str(Path(path).parent)), created.index(("mkdir", path))
         )
     assert created.index(("fdatasync", NEW)) < created.index(("rename", NEW))
-    assert created[-3:] == [("rename", NEW), ("sync_directory", FOLDER), ("allocate", NEW)]
+    renamed = created.index(("rename", NEW))
+    assert created[renamed : renamed + 3] == [("rename", NEW), ("sync_directory", FOLDER), ("allocate", NEW)]
+    # And zeros, so that syncs need not change what is known of the file.
+    assert set(created[renamed + 3 :]) == {("pwrite", NEW), ("fdatasync", NEW)}
 
 
 def test_an_append_writes_data_checksums_and_offsets_and_syncs_once() -> None:
@@ -245,14 +248,38 @@ def test_room_is_made_ahead_where_the_rest_of_the_file_needs_it() -> None:
     log.close()
 
 
+def test_room_that_another_thread_has_got_only_in_part_is_given_back_by_the_one_that_writes() -> None:
+    disk = ProbeFileSystem(MemoryDisk())
+    log = open_log(disk, allocation_size=400, capacity=64)
+    log.append(batch(1, 2))
+    disk.error = lambda: OSError(errno.ENOSPC, "no room")
+    disk.fail_call = "allocate"
+    assert log.wants_preparation
+    log.prepare()
+    assert disk.calls()[-1] == ("allocate", NEW)
+    assert not log.wants_preparation
+    log.append(batch(3, 3))
+    assert [call for call, _ in disk.calls()[-4:]] == ["truncate", "pwrite", "pwrite", "pwrite"]
+    log.append(batch(4, 40))
+    log.sync()
+    assert disk.failed == 1
+    log.close()
+    log = open_log(disk.inner.crash(), capacity=64)  # type: ignore[attr-defined]
+    assert read_all(log) == entries(1, 40)
+    log.close()
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EOPNOTSUPP])
 def test_without_room_ahead_files_grow(code: int) -> None:
     disk = ProbeFileSystem(MemoryDisk())
     disk.error = lambda: OSError(code, "no room")
     disk.fail_call = "allocate"
     log = open_log(disk)
+    assert disk.calls()[-1] == ("truncate", NEW)
     log.append(batch(1, 5))
     log.prepare()
+    # The file made ahead, which nobody writes to.
+    assert disk.calls()[-1] == ("truncate", "/data/log.next")
     log.append(batch(6, 20))
     log.sync()
     assert disk.failed >= 2

@@ -24,10 +24,10 @@ from zmqraft.storage.data_files import DataFile, Kind, data_files, kind_of, read
 from zmqraft.storage.examination import examine
 from zmqraft.storage.fs import OS_FILE_SYSTEM
 from zmqraft.storage.index_file import IndexFile
-from zmqraft.storage.log_opening import count_untorn, newest_with_entries
 from zmqraft.storage.raft_persistence import read_state_file
 from zmqraft.storage.snapshot_file import SnapshotFile
 from zmqraft.storage.state_records import StateRecord
+from zmqraft.storage.torn_tail import count_untorn, newest_with_entries
 
 __all__ = ["dump"]
 

@@ -1,13 +1,15 @@
 """What a leader knows of one follower, and what it has to tell it next.
 
 Figure 2 of the paper (nextIndex, matchIndex), with the etcd names for the two ways of sending. Knows nothing of
-messages' bytes. The relation that always holds: ``0 <= match < next``.
+messages' bytes. The relation that always holds: ``0 <= match < next``; and ``next == match + 1`` when nothing is under
+way to a follower whose match is known.
 """
 
 from __future__ import annotations
 
 import enum
 import math
+from collections import deque
 
 from zmqraft.errors import InvariantError
 
@@ -40,8 +42,9 @@ class Progress:
         self.match = 0
         self.next = next_index
         self.state = ProgressState.PROBE
-        #: The (previous index, last index, commit index) of the request that is on its way, if any.
-        self.pending: tuple[int, int, int] | None = None
+        #: The (previous index, last index, commit index) of every request that is under way, the oldest first. `next`
+        #: is behind the last of them.
+        self.pending: deque[tuple[int, int, int]] = deque()
         #: The commit index that the follower has been told: acknowledged, or in a notice, which is not.
         self.commit_told = 0
         self.heartbeat_at = now
@@ -55,21 +58,25 @@ class Progress:
 
     def sent(self, prev_index: int, last_index: int, commit_index: int) -> None:
         """A request that ends at ``last_index`` is on its way."""
-        self.pending = (prev_index, last_index, commit_index)
+        self.pending.append((prev_index, last_index, commit_index))
+        self.next = last_index + 1
         self.notice_at = math.inf
 
-    def maybe_update(self) -> bool:
-        """The pending request succeeded. Returns whether the match moved."""
-        if self.pending is None:
-            return False
-        _, last_index, commit_index = self.pending
-        self.pending = None
+    def _answered(self, count: int) -> tuple[int, int, int]:
+        for _ in range(count - 1):
+            self.pending.popleft()
+        return self.pending.popleft()
+
+    def maybe_update(self, count: int) -> bool:
+        """The last of the ``count`` oldest requests under way succeeded, thus all of them. Returns whether the match
+        moved."""
+        _, last_index, commit_index = self._answered(count)
         self.commit_told = max(self.commit_told, min(commit_index, last_index))
         self.state = ProgressState.REPLICATE
         self.has_lost_data = False
         moved = last_index > self.match
         self.match = max(self.match, last_index)
-        self.next = self.match + 1
+        self.next = max(self.next, self.match + 1)
         return moved
 
     def maybe_tell_commit(self, commit_index: int, now: float, delay: float) -> int | None:
@@ -89,12 +96,19 @@ class Progress:
         self.commit_told = told
         return told
 
-    def maybe_decrease(self, conflict_index: int | None) -> bool:
-        """The pending request was refused: go back. Returns False when the follower denies what it acknowledged."""
-        if self.pending is None:
-            return True
-        prev_index = self.pending[0]
-        self.pending = None
+    def lost(self) -> None:
+        """Nothing is under way any more, and what of it has arrived is not known."""
+        self.pending.clear()
+        self.state = ProgressState.PROBE
+        self.next = self.match + 1
+
+    def maybe_decrease(self, conflict_index: int | None, count: int) -> bool:
+        """The last of the ``count`` oldest requests under way was refused, so those behind it will be: go back.
+
+        Returns False when the follower denies what it acknowledged.
+        """
+        prev_index, _, _ = self._answered(count)
+        self.pending.clear()
         self.state = ProgressState.PROBE
         wanted = prev_index if conflict_index is None else min(conflict_index, prev_index)
         self.next = max(wanted, self.match + 1)

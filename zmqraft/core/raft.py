@@ -265,7 +265,7 @@ class Raft:
         if self.is_leader:
             deadline = self._quorum_until
             for progress in self.progress.values():
-                if progress.pending is None:
+                if not progress.pending:
                     deadline = min(deadline, progress.heartbeat_at, progress.notice_at)
             return deadline
         if self.role is Role.CLIENT:
@@ -435,7 +435,8 @@ class Raft:
             self._configuration_changed(now)
 
     def message_to(self, peer_id: str, now: float, *, takes_notices: bool = False) -> ToPeer | None:
-        """What this peer should be sent now, if anything. The host calls it when nothing is under way to that peer.
+        """What this peer should be sent now, if anything. The host calls it when there is room for more on the way to
+        that peer: for zmq-raft's, when nothing is under way.
 
         A vote request and a notice count as sent at once, an append when the host has called `append_sent`. Notices
         are for peers that understand them.
@@ -446,7 +447,9 @@ class Raft:
                 return SendVoteRequest(RequestVote(self.id, self.current_term, self.log.last_index, self.log.last_term))
             return None
         progress = self.progress.get(peer_id)
-        if progress is None or progress.pending is not None:
+        if progress is None:
+            return None
+        if progress.pending and (progress.state is ProgressState.PROBE or progress.next > self.log.last_index):
             return None
         if progress.next > self.log.last_index and now < progress.heartbeat_at:
             if takes_notices:
@@ -483,20 +486,27 @@ class Raft:
         """The host has sent the entries of ``message`` up to ``last_index`` (``prev_index`` when there were none)."""
         self.progress[peer_id].sent(message.prev_index, last_index, message.commit_index)
 
-    def step_append_reply(self, peer_id: str, reply: AppendReply, now: float) -> None:
-        """The answer to the append that was last sent to this peer, in the current term (section 5.3)."""
+    def appends_lost(self, peer_id: str) -> None:
+        """The host has given up what is under way to this peer, so begin anew behind what the peer has acknowledged."""
+        progress = self.progress.get(peer_id)
+        if progress is not None:
+            progress.lost()
+
+    def step_append_reply(self, peer_id: str, reply: AppendReply, now: float, *, count: int = 1) -> None:
+        """The answer to an append that is under way to this peer, in the current term (section 5.3): to the last of the
+        ``count`` oldest, and so to them all."""
         if reply.term > self.current_term:
             self.become_follower(reply.term, None, now)
             return
         progress = self.progress.get(peer_id)
-        if not self.is_leader or progress is None or progress.pending is None:
+        if not self.is_leader or progress is None or len(progress.pending) < count:
             return
         progress.last_contact = now
         progress.heartbeat_at = self._next_heartbeat(now)
         if reply.success:
-            if progress.maybe_update():
+            if progress.maybe_update(count):
                 self._maybe_commit()
-        elif not progress.maybe_decrease(reply.conflict_index):
+        elif not progress.maybe_decrease(reply.conflict_index, count):
             self._leave_alone(peer_id, progress)
 
     def _leave_alone(self, peer_id: str, progress: Progress) -> None:
@@ -524,8 +534,9 @@ class Raft:
             index = self.log.last_index
         elif not self.is_leader or index > self.log.last_index:
             raise InvariantError(f"a {self.role.value} with entries up to {self.log.last_index} has synced {index}")
-        self.synced_index = max(self.synced_index, index)
-        self._maybe_commit()
+        if index > self.synced_index:
+            self.synced_index = index
+            self._maybe_commit()
 
     def step_down(self, now: float) -> None:
         """Stop leading, in the same term, since this peer cannot do what a leader must."""

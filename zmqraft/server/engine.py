@@ -57,11 +57,13 @@ __all__ = ["BackgroundSync", "Engine", "LinkAction"]
 logger = logging.getLogger(__name__)
 
 #: A leader that has written less, in bytes, syncs at once: to hand that to a thread and back takes longer.
-_BACKGROUND_SIZE_MIN = 16 * 1024
+_BACKGROUND_SIZE_MIN = 64 * 1024
 #: How often expired request ids are looked for.
 _FORGET_INTERVAL = 1.0
 #: The id of the question for capabilities: longer than those of the requests that a link keeps.
 _CAPABILITIES_ID = b"\xff\xff\xff\xff"
+#: Requests that may be outstanding to a peer that is known to be ours: the second gets there while the first is synced.
+_OWN_WINDOW = 2
 #: The message id of a notice, which is not answered.
 _NOTICE_ID = b"\0"
 #: A peer that does not say that it is ours is asked again after this many seconds, then twice as many, and so on.
@@ -77,8 +79,8 @@ MessageHandler = Callable[[tuple[bytes, bytes], bytes, Sequence[bytes]], None]
 class LinkAction:
     """Send a message to a peer; or, when it is None, drop what is queued for it: disconnect and connect anew.
 
-    While the message before it has not left, a message waits when ``keep`` is set, in the place of any that waits
-    already, and is dropped when it is not: it is a repetition, or something that is made up for later.
+    While the message before it has not left, a message waits when ``keep`` is set, and is dropped when it is not: it is
+    a repetition, or something that is made up for later.
     """
 
     peer_id: str
@@ -138,6 +140,8 @@ class Engine:
         # The sync that goes on in the background, and whether the host has still to take it.
         self._sync: BackgroundSync | None = None
         self._sync_taken = False
+        # The bytes of a leader's entries that no sync covers yet.
+        self._unsynced_size = 0
         self._sync_patience = settings.election_timeout_max / 1000
         self._votes_resend = settings.rpc_timeout / 1000
         self._appends_resend = (
@@ -220,7 +224,8 @@ class Engine:
             self._learn_capabilities(peer_id, frames[1:])
             return
         link = self._links.get(peer_id)
-        if link is None or not frames or not link.is_answered_by(frames[0]):
+        count = 0 if link is None or not frames else link.answered_by(frames[0])
+        if link is None or count == 0:
             self._drop("late reply", None)
             return
         try:
@@ -229,11 +234,13 @@ class Engine:
         except RemoteProtocolError as error:
             self._drop("malformed reply", error)
             return
-        link.close_request()
+        link.close_requests(count, now)
         if isinstance(reply, VoteReply):
             self.raft.step_vote_reply(peer_id, reply, now)
         else:
-            self.raft.step_append_reply(peer_id, reply, now)
+            self.raft.step_append_reply(peer_id, reply, now, count=count)
+            if not reply.success:
+                link.give_up()
         self._after_step()
 
     def _learn_capabilities(self, peer_id: str, frames: Sequence[bytes]) -> None:
@@ -268,9 +275,10 @@ class Engine:
         self._after_step()
         self._store_vote()
         self._write_log()
-        self._unwritten = self._clients.take_proposals(now) if self._has_way_out(now) else None
-        if self._unwritten is not None:
-            self.raft.propose(self._unwritten, (), now)
+        if self.raft.is_leader and self._has_way_out(now):
+            self._unwritten = self._clients.take_proposals(now)
+            if self._unwritten is not None:
+                self.raft.propose(self._unwritten, (), now)
         actions = [LinkAction(peer_id, None) for peer_id in self._resets]
         self._resets = []
         self._sent_to = set()
@@ -279,8 +287,17 @@ class Engine:
         return actions
 
     def _has_way_out(self, now: float) -> bool:
-        """Whether new entries could travel now. While every link is busy they are better collected, for one sync."""
-        return not self._links or any(link.is_free or now >= link.deadline for link in self._links.values())
+        """Whether new entries could travel now. While every link is busy they are better collected, for one sync.
+
+        Until they are taken nothing else may be appended: their clients wait for the indexes that they will have.
+        """
+        return not self._links or any(
+            len(link) < self._window(peer_id) or now >= link.deadline for peer_id, link in self._links.items()
+        )
+
+    def _window(self, peer_id: str) -> int:
+        """How many requests may be outstanding to a peer."""
+        return _OWN_WINDOW if peer_id in self._append_sizes else 1
 
     def finish_turn(self, now: float, *, in_background: bool = False) -> list[LinkAction]:
         """Write, and sync or let `take_sync` have that, for the host to do ``in_background``. Returns what peers are to
@@ -289,13 +306,15 @@ class Engine:
         Only what a leader appends is synced in the background, and no change of the configuration.
         """
         self._write_log()
-        size = self._unwritten.size if self._unwritten is not None else 0
-        self._unwritten = None
-        in_background = in_background and (self._sync is not None or size >= _BACKGROUND_SIZE_MIN)
+        if self._unwritten is not None:
+            self._unsynced_size += self._unwritten.size
+            self._unwritten = None
+        in_background = in_background and (self._sync is not None or self._unsynced_size >= _BACKGROUND_SIZE_MIN)
         if in_background and self.raft.is_leader and self.raft.configuration is self._configuration:
             self._begin_sync(now)
         else:
             self._sync = None
+            self._unsynced_size = 0
             self._log.sync()
             self.raft.log_synced()
         self._is_synced = True
@@ -311,6 +330,7 @@ class Engine:
         """At most one at a time: what is appended meanwhile is for the next."""
         if self._sync is not None:
             return
+        self._unsynced_size = 0
         run = self._log.begin_sync()
         if run is None:
             self.raft.log_synced()
@@ -370,7 +390,7 @@ class Engine:
         self._ask_at.clear()
         for peer_id, link in self._links.items():
             # A new leader need not reset: the votes that are still out no longer matter.
-            if link.close_request() and role is not Role.LEADER:
+            if link.give_up() and role is not Role.LEADER:
                 self._resets.append(peer_id)
         if was is Role.LEADER:
             self._clients.leadership_lost()
@@ -427,19 +447,29 @@ class Engine:
     # --- sending to peers -------------------------------------------------------------------------------------------
 
     def _send_to_peers(self, actions: list[LinkAction], now: float, *, entries_only: bool) -> None:
-        """Add what peers are to be sent now."""
+        """Add what peers are to be sent now. Only leaders and candidates have something to say."""
+        if self.raft.role not in (Role.LEADER, Role.CANDIDATE):
+            return
         for peer_id, link in self._links.items():
-            if link.is_free:
+            if now >= link.deadline:
+                action = self._repeat(peer_id, link, now)
+            elif len(link) < self._window(peer_id):
                 action = self._message_to(peer_id, link, now, entries_only)
-            elif (message := link.maybe_resend(now)) is not None:
-                # Whoever answers next may be another program under the same id.
-                self._append_sizes.pop(peer_id, None)
-                action = LinkAction(peer_id, message)
             else:
                 action = None
             if action is not None:
                 actions.append(action)
                 self._sent_to.add(peer_id)
+
+    def _repeat(self, peer_id: str, link: PeerLink, now: float) -> LinkAction | None:
+        """The reply has not come in time. Whoever answers next may be another program under the same id."""
+        self._append_sizes.pop(peer_id, None)
+        if len(link) == 1:
+            return LinkAction(peer_id, link.resend(now))
+        # Which of them have arrived is not known.
+        link.give_up()
+        self.raft.appends_lost(peer_id)
+        return self._message_to(peer_id, link, now, entries_only=False)
 
     def _ask_capabilities(self, actions: list[LinkAction], now: float) -> None:
         """Ask whether these peers are ours, where that is not known. They need not answer.

@@ -1,12 +1,14 @@
-"""The requests to one other peer: one at a time, repeated with the same id until it is answered.
+"""The requests to one other peer: one at a time, or two, repeated with the same id until they are answered.
 
 SPEC section 2, "Between peers". Knows nothing of sockets or of what the messages mean. The rule: a reply counts only
-when it carries the id of the request that is outstanding, so late replies and those to abandoned requests are dropped.
+when it carries the id of a request that is outstanding, so late replies and those to abandoned requests are dropped.
+Requests get there in their order or not at all, so a reply answers those before it as well.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -22,45 +24,50 @@ Message: TypeAlias = "tuple[list[bytes], EntryBatch | None]"
 class PeerLink:
     """The requesting side towards one peer. Times are in seconds."""
 
-    __slots__ = ("_message", "_next_id", "_outstanding_id", "_resend_after", "deadline")
+    __slots__ = ("_next_id", "_outstanding", "deadline")
 
     def __init__(self) -> None:
         self._next_id = 1
-        self._outstanding_id: bytes | None = None
-        self._message: Message | None = None
-        self._resend_after = 0.0
-        #: When the outstanding request is to be sent again; infinity when there is none.
+        # (message, seconds until it is repeated), the oldest first.
+        self._outstanding: deque[tuple[Message, float]] = deque()
+        #: When the oldest outstanding request is to be sent again; infinity when there is none.
         self.deadline = math.inf
 
-    @property
-    def is_free(self) -> bool:
-        """Whether no request is outstanding."""
-        return self._outstanding_id is None
+    def __len__(self) -> int:
+        """The number of outstanding requests."""
+        return len(self._outstanding)
 
     def request(self, frames: Sequence[bytes], entries: EntryBatch | None, resend_after: float, now: float) -> Message:
         """Start a request. Returns what to send: the frames, the message id first, and the entries behind them."""
-        self._outstanding_id = encode_uint(self._next_id)
+        message = ([encode_uint(self._next_id), *frames], entries)
         self._next_id = self._next_id + 1 if self._next_id < PEER_MESSAGE_ID_MAX else 0
-        self._message = ([self._outstanding_id, *frames], entries)
-        self._resend_after = resend_after
+        self._outstanding.append((message, resend_after))
+        if len(self._outstanding) == 1:
+            self.deadline = now + resend_after
+        return message
+
+    def resend(self, now: float) -> Message:
+        """The oldest outstanding request again."""
+        message, resend_after = self._outstanding[0]
         self.deadline = now + resend_after
-        return self._message
+        return message
 
-    def maybe_resend(self, now: float) -> Message | None:
-        """The outstanding request again, when no reply came in time."""
-        if now < self.deadline:
-            return None
-        self.deadline = now + self._resend_after
-        return self._message
+    def answered_by(self, message_id: bytes) -> int:
+        """How many of the outstanding requests, from the oldest on, a reply with this id answers; 0 if none."""
+        for count, (message, _) in enumerate(self._outstanding, 1):
+            if message[0][0] == message_id:
+                return count
+        return 0
 
-    def is_answered_by(self, message_id: bytes) -> bool:
-        """Whether a reply with this id answers the outstanding request."""
-        return message_id == self._outstanding_id
+    def close_requests(self, count: int, now: float) -> None:
+        """The ``count`` oldest requests are answered; the others have all their time from now on."""
+        for _ in range(count):
+            self._outstanding.popleft()
+        self.deadline = now + self._outstanding[0][1] if self._outstanding else math.inf
 
-    def close_request(self) -> bool:
-        """The outstanding request is answered or given up. Returns whether there was one."""
-        was_outstanding = self._outstanding_id is not None
-        self._outstanding_id = None
-        self._message = None
+    def give_up(self) -> bool:
+        """No reply to what is outstanding counts any more. Returns whether there was anything."""
+        was_outstanding = bool(self._outstanding)
+        self._outstanding.clear()
         self.deadline = math.inf
         return was_outstanding

@@ -1,12 +1,13 @@
 """The DEALER socket to one other peer.
 
 SPEC section 2, "Between peers". Which request is outstanding, and when it is repeated, is in `PeerLink`. The rule: a
-send never waits; what cannot be sent now is kept, one message at most, or dropped.
+send never waits; what cannot be sent now is kept, two messages at most, or dropped.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 
 import zmq
@@ -20,6 +21,8 @@ __all__ = ["ZmqRpcSocket"]
 #: Replies of peers are a few numbers.
 _REPLY_SIZE_MAX = 65536
 _CONNECT_TIMEOUT_MS = 1000
+#: As many as may be under way to a peer; of more, the oldest go.
+_KEPT_MAX = 2
 #: Messages that may wait here, and are taken at a time: there is one request outstanding, and a peer that sends more
 #: than replies has to wait.
 _RECEIVE_MAX = 16
@@ -30,13 +33,13 @@ _STUCK_AFTER = 10.0
 
 
 class ZmqRpcSocket:
-    """A DEALER that holds at most one unsent message, and one that is kept behind it. To be used in one thread."""
+    """A DEALER that holds at most one unsent message, and few that are kept behind it. To be used in one thread."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], url: str, *, reconnect_interval_ms: int) -> None:
         self._context = context
         self.url = url
         self._reconnect_interval_ms = reconnect_interval_ms
-        self._kept: Message | None = None
+        self._kept: deque[Message] = deque(maxlen=_KEPT_MAX)
         # Since when nothing could leave; None when the last message did.
         self._blocked_since: float | None = None
         self.socket = self._connect()
@@ -58,17 +61,15 @@ class ZmqRpcSocket:
     def send(self, frames: Sequence[bytes], entries: EntryBatch | None = None, *, keep: bool = False) -> bool:
         """Send a message, with a frame for each entry. Returns False when the one before it has not left yet.
 
-        With ``keep`` it is then sent by `flush` as soon as there is room, unless another one takes its place before.
+        With ``keep`` it is then sent by `flush` as soon as there is room, unless too many others are kept by then.
         """
-        if keep:
-            self._kept = None
-        if self._kept is None and send_message(self.socket, frames, entries):
+        if not self._kept and send_message(self.socket, frames, entries):
             self._blocked_since = None
             return True
         if self._blocked_since is None:
             self._blocked_since = time.monotonic()
         if keep:
-            self._kept = (list(frames), entries)
+            self._kept.append((list(frames), entries))
         return False
 
     @property
@@ -79,14 +80,14 @@ class ZmqRpcSocket:
     @property
     def has_kept(self) -> bool:
         """Whether a message waits for room: `flush` is to be called when the socket can be written to."""
-        return self._kept is not None
+        return bool(self._kept)
 
     def flush(self) -> bool:
-        """Send what was kept, if there is room now. Returns whether nothing is kept any longer."""
-        if self._kept is not None and send_message(self.socket, *self._kept):
-            self._kept = None
+        """Send what was kept, as far as there is room now. Returns whether nothing is kept any longer."""
+        while self._kept and send_message(self.socket, *self._kept[0]):
+            self._kept.popleft()
             self._blocked_since = None
-        return self._kept is None
+        return not self._kept
 
     def receive(self) -> list[list[bytes]]:
         """The messages that have arrived."""
@@ -94,7 +95,7 @@ class ZmqRpcSocket:
 
     def reset(self) -> None:
         """Drop what was not sent yet: disconnect, and connect anew under another identity."""
-        self._kept = None
+        self._kept.clear()
         self._blocked_since = None
         self.close()
         self.socket = self._connect()

@@ -1,6 +1,7 @@
 """Everything durable: the log, its snapshots, and the state of a peer. Knows nothing of sockets or of Raft's rules.
 
-Reading order: `fs` (the seam), `token_file`, `index_file`, `log_opening`, `file_log`; then `file_persistence`.
+Reading order: `fs` (the seam), `token_file`, `checksum_segment`, `index_file`, `torn_tail`,
+`log_opening`, `file_log`; then `file_persistence`.
 """
 
 from __future__ import annotations

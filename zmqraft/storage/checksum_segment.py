@@ -24,7 +24,7 @@ So what does not fit tells who wrote it:
   with ``SYNCING``, that everything before the next mark below it was.
 - 0 says nothing ("unknown"): written by zmq-raft, or the sector of the checksum was lost in a crash.
 - CLOSED, but the table has another count or end: zmq-raft wrote last. What does not match at the end is its own.
-- CLOSED and the same count and end, or OPEN: an entry that does not match is torn (see `log_opening`) or damaged.
+- CLOSED and the same count and end, or OPEN: an entry that does not match is torn (see `torn_tail`) or damaged.
 
 What cannot be told apart, and then counts as damage, so that the peer does not start: that we crashed, and zmq-raft
 then removed entries of ours from that file and wrote others; or that it replaced the last entries of a file that we had

@@ -3,7 +3,7 @@
 Knows nothing of Raft. The rules, by which a crash at any moment leaves a log that opens:
 
 - `append` writes the data of entries, their checksums and then their offsets; `sync` makes them durable with one
-  fdatasync. What a crash before it loses, the checksums tell (see `log_opening`).
+  fdatasync. What a crash before it loses, the checksums tell (see `torn_tail`).
 - All index files but the newest are durable: a file is synced, and then noted to be closed, before the next one is
   made, and the next one's header, name and folders are durable before an entry is written to it.
 - The newest file is allocated ahead of the entries, so that a sync writes them and not the size of the file as well.
@@ -46,6 +46,10 @@ __all__ = ["FileLog"]
 _OPEN_FILES_MAX: Final = 64
 #: Files are allocated ahead by that many bytes; by a quarter where somebody waits for it.
 _ALLOCATION_SIZE: Final = 4 << 20
+#: Zeros are written into the next file, so that its syncs are faster, where it will have less data than this, and the
+#: batches of the file before had less on average.
+_FILLED_SIZE_MAX: Final = 8 << 20
+_FILLED_BATCH_SIZE_MAX: Final = 16 << 10
 
 
 class FileLog(FailStop, LogBase):
@@ -85,6 +89,8 @@ class FileLog(FailStop, LogBase):
         # The next file, made ahead. After a truncation, or when a file was started early, a later one.
         self._spare: IndexFile | None = None
         self._allocation_size = allocation_size
+        # How often something was written to the newest file.
+        self._batch_count = 0
         # Held while files are made ahead or allocated, and while they come, go or are cut.
         self._files_lock = threading.Lock()
 
@@ -128,7 +134,7 @@ class FileLog(FailStop, LogBase):
                     first_index = snapshot.index + 1
                     contents.files.append(directory.create_file(first_index, capacity_at(first_index, capacity)))
                 newest = contents.files[-1]
-                newest.allocate(newest.data_size + allocation_size // 4)
+                newest.fill(newest.data_size + allocation_size // 4)
             except BaseException:
                 contents.close()
                 snapshot.close()
@@ -256,6 +262,7 @@ class FileLog(FailStop, LogBase):
             size = file.data_size + part.size
             if size > file.allocated and self._allocation_size:
                 file.allocate(size + self._allocation_size // 4)
+            self._batch_count += 1
             mark = MARK_NONE if self._dirty else self._mark()
             self._dirty = True
             file.write(part, mark)
@@ -273,6 +280,7 @@ class FileLog(FailStop, LogBase):
 
     def _start_file(self, first_index: int) -> None:
         """Make the newest file durable, then the next one."""
+        self._batch_count = 0
         self._wait_for_sync()
         self._sync_newest()
         full = self._files[-1]
@@ -301,8 +309,9 @@ class FileLog(FailStop, LogBase):
     def _wants_room(self) -> bool:
         """Whether little is left of what is allocated, and less than the rest of the file will take."""
         newest = self._files[-1]
-        room, count = newest.allocated - newest.data_size, newest.count
-        if 4 * room >= self._allocation_size or not self._allocation_size:
+        allocated, count = newest.allocated, newest.count
+        room = allocated - newest.data_size
+        if 4 * room >= self._allocation_size or allocated < 0 or not self._allocation_size:
             return False
         return room * count < (newest.capacity - count) * newest.data_size
 
@@ -311,18 +320,24 @@ class FileLog(FailStop, LogBase):
             newest = self._files[-1]
             if self.failure is None and self._wants_room:
                 with self.writing(f"allocate {newest.path}"):
-                    newest.allocate(min(newest.data_size + self._allocation_size, self._data_size_max))
+                    newest.allocate(min(newest.data_size + self._allocation_size, self._data_size_max), is_idle=False)
             if self.failure is None and self._wants_spare:
                 first_index = newest.next_file_index
                 with self.writing(f"make the file for entry {first_index} ahead"):
                     self._close_spare()
                     self._spare = self._directory.create_spare(first_index, capacity_at(first_index, self._capacity))
-                    self._spare.allocate(self._expected_size(newest))
+                    size = self._expected_size(newest)
+                    (self._spare.fill if self._is_worth_filling(size) else self._spare.allocate)(size)
 
     def _expected_size(self, file: IndexFile) -> int:
         """About as many bytes of data as the next file will have when it is like this one; within bounds."""
         size = file.data_size * self._capacity // file.count
         return min(max(size, self._allocation_size // 4), 4 * self._allocation_size, self._data_size_max)
+
+    def _is_worth_filling(self, size: int) -> bool:
+        """Whether room of ``size`` bytes is to be written once more for the sake of faster syncs: not where so much
+        goes into each sync that the disk has enough to do."""
+        return size <= _FILLED_SIZE_MAX and self._files[-1].data_size < _FILLED_BATCH_SIZE_MAX * self._batch_count
 
     def _close_spare(self) -> None:
         spare, self._spare = self._spare, None

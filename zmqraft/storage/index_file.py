@@ -68,8 +68,12 @@ TABLE_OFFSET: Final = _HEAD.size
 _SLOT_SIZE: Final = 4
 #: Token and length.
 _SEGMENT_HEAD_SIZE: Final = 8
+#: Zeros are written so many bytes at a time: the syncs of others wait for each.
+_FILL_SIZE: Final = 256 << 10
 #: For `IndexFile.allocated` of a file that is not allocated ahead.
 _UNBOUNDED: Final = 1 << 62
+#: And of one that was allocated only in part, and by another thread than the one that writes to it.
+_TO_GIVE_BACK: Final = -1
 #: Where a file system has no room to allocate ahead, or cannot, files grow as they are written.
 _NO_ALLOCATION: Final = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -420,17 +424,37 @@ class IndexFile:
         """How many of the first entries of a batch fit into the file; its data stays below ``data_size_max`` bytes."""
         return min(self.capacity - self.count, batch.count_within(data_size_max - self.data_size - 1))
 
-    def allocate(self, size: int) -> None:
-        """Give the file room for ``size`` bytes of data, so that writing them does not change its size. OSError."""
+    def allocate(self, size: int, *, is_idle: bool = True) -> None:
+        """Give the file room for ``size`` bytes of data, so that writing them does not change its size. OSError.
+
+        Where the disk has no room, it grows from then on; and what could be allocated is given back, since others need
+        it: at once when the file ``is_idle``, so that nobody else writes to it, or else with the next call.
+        """
+        if self.allocated == _TO_GIVE_BACK:
+            self._cut(always=True)
+            self.allocated = _UNBOUNDED
         start = self.allocated
-        if size > start:
-            try:
-                self._fs.allocate(self.handle, self.data_offset + start, size - start)
-            except OSError as error:
-                if error.errno not in _NO_ALLOCATION:
-                    raise
-                size = _UNBOUNDED
+        if size <= start:
+            return
+        try:
+            self._fs.allocate(self.handle, self.data_offset + start, size - start)
             self.allocated = size
+        except OSError as error:
+            if error.errno not in _NO_ALLOCATION:
+                raise
+            if is_idle:
+                self._cut(always=True)
+            self.allocated = _UNBOUNDED if is_idle else _TO_GIVE_BACK
+
+    def fill(self, size: int) -> None:
+        """As `allocate`, and write zeros into the new room, durably: a sync of what is first written into room that was
+        only allocated waits for the file system's journal. Nobody may write to the file meanwhile. OSError."""
+        start = self.allocated
+        self.allocate(size)
+        if self.allocated == size:
+            for offset in range(start, size, _FILL_SIZE):
+                self._fs.pwrite(self.handle, bytes(min(_FILL_SIZE, size - offset)), self.data_offset + offset)
+                self._fs.fdatasync(self.handle)
 
     def write(self, batch: EntryBatch, mark: int = MARK_DURABLE) -> None:
         """Add the entries of a batch, of which there is at least one and for which there is room. Does not sync.
@@ -522,9 +546,10 @@ class IndexFile:
                 self._zero_checksums(self.count, self.capacity)
         self._cut()
 
-    def _cut(self) -> None:
+    def _cut(self, *, always: bool = False) -> None:
+        # Blocks may be allocated behind the end of the file, too.
         end = self.data_offset + self.data_size
-        if self._fs.size(self.handle) > end:
+        if always or self._fs.size(self.handle) > end:
             self._fs.truncate(self.handle, end)
         self.allocated = self.data_size
 

@@ -31,21 +31,14 @@ from zmqraft.storage.failure import describe
 from zmqraft.storage.fs import OS_FILE_SYSTEM, FileSystem
 from zmqraft.storage.index_file import TABLE_OFFSET, IndexFile
 from zmqraft.storage.log_directory import LogDirectory
-from zmqraft.storage.log_opening import (
-    check_name,
-    check_table,
-    check_term,
-    count_untorn,
-    gaps,
-    newest_with_entries,
-    open_log,
-)
+from zmqraft.storage.log_opening import check_name, check_term, gaps, open_log
 from zmqraft.storage.memory import MemorySnapshot
 from zmqraft.storage.raft_persistence import read_state_file
 from zmqraft.storage.shadow import ShadowFileSystem
 from zmqraft.storage.snapshot_file import SnapshotFile
 from zmqraft.storage.state_records import TornRecord
 from zmqraft.storage.token_file import IncompleteHeaderError
+from zmqraft.storage.torn_tail import check_table, count_untorn, newest_with_entries
 
 __all__ = ["FileReport", "Finding", "Severity", "verify"]
 
@@ -447,7 +440,8 @@ class _RepairHandler(logging.Handler):
 @contextlib.contextmanager
 def _repairs(note: Callable[[logging.LogRecord], None]) -> Iterator[None]:
     """Give what is said of repairs to ``note``, and not to the log of the process: nothing is repaired here."""
-    logger = logging.getLogger("zmqraft.storage.log_opening")
+    # Above the modules that repair, so that it gets what any of them says.
+    logger = logging.getLogger("zmqraft.storage")
     handler = _RepairHandler(note)
     level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
