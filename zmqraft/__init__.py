@@ -77,6 +77,7 @@ from zmqraft.storage import (
     IndexFile,
     MemoryLog,
     MemoryPersistence,
+    MemorySnapshot,
     RaftPersistence,
     SnapshotFile,
 )
@@ -110,6 +111,7 @@ __all__ = [
     "LogInfo",
     "MemoryLog",
     "MemoryPersistence",
+    "MemorySnapshot",
     "NotLeaderError",
     "OutOfOrderError",
     "PeerAddress",

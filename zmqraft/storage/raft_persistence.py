@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any, Final
 
 from zmqraft.api.persistence import PeersValue, PersistenceBase
+from zmqraft.errors import CorruptionError
 from zmqraft.protocol.request_id import request_id_from_text, request_id_to_base64
 from zmqraft.storage.file_persistence import (
     STATE_FILE_SIZE_MAX,
@@ -22,8 +23,9 @@ from zmqraft.storage.file_persistence import (
     encode_integer,
 )
 from zmqraft.storage.fs import OS_FILE_SYSTEM, FileSystem
+from zmqraft.storage.state_records import StateRecord, TornRecord, read_records
 
-__all__ = ["RaftPersistence", "StatePersistence", "check_vote", "cluster_hash"]
+__all__ = ["RaftPersistence", "StatePersistence", "check_vote", "cluster_hash", "read_state_file"]
 
 
 def check_vote(stored: tuple[int, str | None], current_term: int, voted_for: str | None) -> None:
@@ -81,6 +83,13 @@ _RAFT_FIELDS: Final[Mapping[str, Field]] = {
 }
 
 _STATE_FIELDS: Final[Mapping[str, Field]] = {"lastApplied": Field(0, decode_integer, encode_integer)}
+
+
+def read_state_file(path: str, content: bytes) -> Iterator[StateRecord | TornRecord | CorruptionError]:
+    """All that is in a file called as one of the two kinds, with this content; see `read_records`."""
+    if PurePath(path).name.startswith("state."):
+        return read_records(path, content, _STATE_FIELDS, always_durable=False)
+    return read_records(path, content, _RAFT_FIELDS, always_durable=True)
 
 
 class RaftPersistence(PersistenceBase):
