@@ -85,6 +85,7 @@ from zmqraft.storage import (
     IndexFile,
     MemoryLog,
     MemoryPersistence,
+    MemorySnapshot,
     RaftPersistence,
     SnapshotFile,
 )
@@ -118,6 +119,7 @@ __all__ = [
     "LogInfo",
     "MemoryLog",
     "MemoryPersistence",
+    "MemorySnapshot",
     "NotLeaderError",
     "OutOfOrderError",
     "PeerAddress",

@@ -65,8 +65,17 @@ class StorageError(ZmqRaftError):
 class CorruptionError(StorageError):
     """Stored data is damaged and cannot be repaired without losing what may have been acknowledged.
 
-    The message names the file, the offset where that is known, and the remedy.
+    The message names the file, the offset where that is known, and the remedy. ``path``, ``offset`` (in bytes from the
+    start of the file) and ``index`` (of the entry) say the same to a program; each is None where it is not known.
     """
+
+    def __init__(
+        self, message: str, *, path: str | None = None, offset: int | None = None, index: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.path = path
+        self.offset = offset
+        self.index = index
 
 
 class StorageFailedError(StorageError):

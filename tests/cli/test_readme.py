@@ -15,7 +15,9 @@ import pytest
 
 import zmqraft
 from support.command import PATIENCE_S, free_ports, run_command, running_peer, started_command
+from support.logs import batch_of, make_entry
 from zmqraft.client import ZmqRaftPeerClient
+from zmqraft.storage import FileLog
 
 README = Path(__file__).parents[2] / "README.md"
 SECRET = "name of the cluster"
@@ -119,6 +121,23 @@ def test_the_cluster_in_a_shell(text: str, tmp_path: Path) -> None:
         for peer_id in "123":
             stack.enter_context(running_peer(config, peer_id))
         assert run_command("update", "-c", config, input=b"more").returncode == 0
+
+
+def test_the_tools_for_files(text: str, tmp_path: Path) -> None:
+    """On the log of a peer with enough entries for the ranges; MessagePack as they are small integers."""
+    log = FileLog.open(tmp_path / "data/1/log", tmp_path / "data/1/snap")
+    log.append(batch_of(*(make_entry(index, data=bytes([index % 100])) for index in range(1, 1003))))
+    log.sync()
+    log.close()
+    lines = re.findall(r"^    zmqraft ((inspect|list|dump|verify) .*?) *(?:#.*)?$", text, re.MULTILINE)
+    assert [name for _, name in lines] == ["inspect", "list", "dump", "verify"]
+    for line, name in lines:
+        result = run_command(*line.split())
+        assert (result.returncode, result.stderr) == (0, b"")
+        if name == "dump":
+            entries = [row.split() for row in result.stdout.decode().splitlines()]
+            assert [int(entry[0]) for entry in entries] == [*range(100, 111), 1000, 1001, 1002]
+            assert [int(entry[4]) for entry in entries] == [*range(11), 0, 1, 2]
 
 
 def test_the_client_of_the_example_is_the_one_that_waits(text: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from support.file_systems import MemoryDisk, ProbeFileSystem
 from zmqraft.api import PersistenceBase
 from zmqraft.errors import ConfigurationError, CorruptionError, StorageError, StorageFailedError
-from zmqraft.storage import FileSystem, MemoryPersistence, RaftPersistence, StatePersistence
+from zmqraft.storage import FileSystem, RaftPersistence, StatePersistence
 from zmqraft.storage.checksums import crc32c
 
 PEERS = [("1", "tcp://127.0.0.1:8047"), ("2", "tcp://127.0.0.1:8147")]
@@ -48,78 +47,8 @@ def write(path: Path, *parts: dict[str, Any] | bytes) -> bytes:
     return content
 
 
-# --- the contract of PersistenceBase ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=["memory", "file"])
-def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[PersistenceBase | None], PersistenceBase]:
-    """Makes a state, or closes one and gives what is found afterwards."""
-
-    def reopen_(state: PersistenceBase | None) -> PersistenceBase:
-        if state is not None:
-            state.close()
-        if request.param == "file":
-            return open_state(tmp_path)
-        return state.crash() if isinstance(state, MemoryPersistence) else MemoryPersistence()
-
-    return reopen_
-
-
-Reopen = Callable[[PersistenceBase | None], PersistenceBase]
-
-
 def values(state: PersistenceBase) -> tuple[Any, ...]:
     return state.current_term, state.voted_for, state.peers, state.peers_update_request, state.peers_index
-
-
-def test_contract_initial_values(reopen: Reopen) -> None:
-    state = reopen(None)
-    assert values(state) == (0, None, None, None, None)
-    state = reopen(state)
-    assert values(state) == (0, None, None, None, None)
-    state.close()
-    state.close()
-
-
-@pytest.mark.parametrize("peers", [PEERS, JOINT, [], [("ü", "tcp://[::1]:1")]])
-@pytest.mark.parametrize("request_id", [REQUEST_ID, None])
-@pytest.mark.parametrize("index", [None, 0, 12, 2**31, 2**53 - 1])
-def test_contract_values_come_back(reopen: Reopen, peers: Any, request_id: bytes | None, index: int | None) -> None:
-    state = reopen(None)
-    state.update_vote(2**53 - 1, "1")
-    state.update_peers(peers, request_id, index)
-    state = reopen(state)
-    assert values(state) == (2**53 - 1, "1", peers, request_id, index)
-    state.close()
-
-
-def test_contract_a_vote_is_never_taken_back(reopen: Reopen) -> None:
-    state = reopen(None)
-    state.update_vote(3, None)
-    state.update_vote(3, "2")
-    state.update_vote(3, "2")
-    for term, voted_for in ((3, None), (3, "1"), (2, "2"), (2, None)):
-        with pytest.raises(ValueError, match="cannot"):
-            state.update_vote(term, voted_for)
-    assert values(state)[:2] == (3, "2")
-    state = reopen(state)
-    with pytest.raises(ValueError, match="cannot become '1'"):
-        state.update_vote(3, "1")
-    state.update_vote(4, "1")
-    assert values(state)[:2] == (4, "1")
-    state.close()
-
-
-def test_contract_what_is_handed_out_is_a_copy(reopen: Reopen) -> None:
-    state = reopen(None)
-    given = {"old": list(PEERS), "new": list(PEERS)}
-    state.update_peers(given, REQUEST_ID, 5)
-    given["old"].clear()
-    got = state.peers
-    assert isinstance(got, dict)
-    got["new"] = []
-    assert state.peers == {"old": PEERS, "new": PEERS}
-    state.close()
 
 
 # --- what is written -------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ FS = OS_FILE_SYSTEM
 ALLOWED = {
     "__future__", "abc", "array", "base64", "bisect", "collections", "contextlib", "copy", "dataclasses", "datetime",
     "enum", "errno", "hashlib", "itertools", "logging", "msgpack", "operator", "pathlib", "re", "struct", "sys",
-    "threading", "types", "typing",
+    "threading", "types", "typing", "weakref",
 }  # fmt: skip
 
 

@@ -447,5 +447,5 @@ def test_segments_that_are_not_known_are_passed_over(tmp_path: Path) -> None:
         file(tmp_path, first).write_bytes(content[:at] + extension + content[at:])
     snapshot = without_segment((tmp_path / "snap").read_bytes(), b"CRCS")
     at = snapshot.index(b"DATA")
-    (tmp_path / "snap").write_bytes(snapshot[:at] + b"CONF\1\0\0\0x\0\0\0" + snapshot[at:])
+    (tmp_path / "snap").write_bytes(snapshot[:at] + b"XTRA\1\0\0\0x\0\0\0" + snapshot[at:])
     check(tmp_path, 12)

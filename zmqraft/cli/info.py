@@ -16,6 +16,7 @@ import click
 
 from zmqraft.cli.cluster_options import ClusterAddress, cluster_options
 from zmqraft.cli.output import Output
+from zmqraft.cli.tables import aligned
 from zmqraft.client import LogInfo, ZmqRaftPeerClient
 from zmqraft.errors import RequestError, RequestTimeoutError
 from zmqraft.server.checks import camel_case
@@ -68,7 +69,7 @@ def info(cluster: ClusterAddress, as_json: bool) -> int:
         for peer_id, report in rows:
             output.json(report.record(peer_id))
     else:
-        for line in _aligned([_COLUMNS, *(report.row(peer_id) for peer_id, report in rows)]):
+        for line in aligned([_COLUMNS, *(report.row(peer_id) for peer_id, report in rows)], _COLUMNS.index("term")):
             output.line(line.encode())
     output.flush()
     return 0 if all(report.log is not None for report in reports.values()) else 1
@@ -98,19 +99,3 @@ def _ids(reports: Sequence[_PeerReport]) -> dict[str, str]:
     answered = [(report.log.is_leader, report.log.term, report) for report in reports if report.log is not None]
     answered.sort(key=lambda answer: answer[:2])
     return {url: peer_id for _, _, report in answered for peer_id, url in report.peers}
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows as lines with columns of one width: texts to the left, numbers to the right."""
-    widths = [0] * len(_COLUMNS)
-    for row in rows:
-        for column, cell in enumerate(row):
-            widths[column] = max(widths[column], len(cell))
-    numbers_from = _COLUMNS.index("term")
-    return [
-        "  ".join(
-            cell.rjust(width) if column >= numbers_from else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=False))
-        ).rstrip()
-        for row in rows
-    ]

@@ -23,13 +23,17 @@ STATUS_FAILED = 1
 #: As a shell reports a process that SIGPIPE ended.
 STATUS_OUTPUT_CLOSED = 141
 
-#: Where each command is.
+#: Where each command is: a module, and the name in it where that is not the command's own.
 _COMMANDS = {
     "run": "zmqraft.cli.run",
     "update": "zmqraft.cli.update",
     "read": "zmqraft.cli.read",
     "subscribe": "zmqraft.cli.read",
     "info": "zmqraft.cli.info",
+    "inspect": "zmqraft.cli.inspect",
+    "list": "zmqraft.cli.list_files:list_files",
+    "dump": "zmqraft.cli.dump",
+    "verify": "zmqraft.cli.verify",
     "compact": "zmqraft.cli.compact",
     "demo": "zmqraft.cli.demo",
 }
@@ -42,7 +46,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command = getattr(importlib.import_module(_COMMANDS[cmd_name]), cmd_name)
+        module, _, name = _COMMANDS[cmd_name].partition(":")
+        command = getattr(importlib.import_module(module), name or cmd_name)
         if not isinstance(command, click.Command):
             raise TypeError(f"{_COMMANDS[cmd_name]}.{cmd_name} is not a command")
         return command
@@ -55,7 +60,7 @@ class _LazyGroup(click.Group):
 )
 @click.version_option(describe_version(), message="%(version)s")
 def zmqraft_group() -> None:
-    """The Raft consensus protocol over ZeroMQ: run peers of a cluster, and talk to one."""
+    """The Raft consensus protocol over ZeroMQ: run peers of a cluster, and talk to one; look into their files."""
 
 
 def run_command(arguments: Sequence[str] | None) -> int:

@@ -299,7 +299,10 @@ class Engine:
         return actions
 
     def _has_way_out(self, now: float) -> bool:
-        """Whether new entries could travel now. While every link is busy they are better collected, for one sync."""
+        """Whether new entries could travel now. While every link is busy they are better collected, for one sync.
+
+        Until they are taken nothing else may be appended: their clients wait for the indexes that they will have.
+        """
         return not self._links or any(
             len(link) < self._window(peer_id) or now >= link.deadline for peer_id, link in self._links.items()
         )

@@ -123,6 +123,8 @@ class IndexFile:
         self.leftover_count = 0
         #: An offset behind that of the last entry which is not above it: perhaps only a part of it was written.
         self.unordered_end: int | None = None
+        #: What is wrong with the offset behind that of the last entry, where no crash has left it.
+        self.table_error: CorruptionError | None = None
         #: As many bytes of data have room in the file as it is; beyond, `allocate` is due.
         self.allocated = _UNBOUNDED
         #: What we noted last about the file; None in one without checksums.
@@ -161,16 +163,21 @@ class IndexFile:
         return file
 
     @classmethod
-    def open(cls, path: str, *, fs: FileSystem = OS_FILE_SYSTEM, writable: bool = True) -> IndexFile:
+    def open(
+        cls, path: str, *, fs: FileSystem = OS_FILE_SYSTEM, writable: bool = True, tolerant: bool = False
+    ) -> IndexFile:
         """Open a file and check its header and table, not yet its entries.
 
         Raises CorruptionError, which is IncompleteHeaderError when the header was not written completely; OSError.
+        ``tolerant``: where offsets in the table do not rise, `table_error` says so, and the entries end before them.
         """
         handle = fs.open(path, write=writable)
         try:
             file = cls._read_header(fs, path, handle)
             file._writable = writable
             file._read_table()
+            if file.table_error is not None and not tolerant:
+                raise file.table_error
         except BaseException:
             fs.close(handle)
             raise
@@ -181,16 +188,24 @@ class IndexFile:
         segments = read_segments(fs, handle, path, _RLOG, _ITMZ)
         head = fs.pread(handle, _HEAD.size, 0)
         if len(head) < _HEAD.size:
-            raise IncompleteHeaderError(f"{path}: the header breaks off at offset {len(head)}; {REMEDY}")
+            raise IncompleteHeaderError(
+                f"{path}: the header breaks off at offset {len(head)}; {REMEDY}", path=path, offset=len(head)
+            )
         _, length, version, capacity, first_index = _HEAD.unpack(head)
         if version != _VERSION:
-            raise CorruptionError(f"{path}: version {version} at offset 8, where {_VERSION} is known; {REMEDY}")
+            raise CorruptionError(
+                f"{path}: version {version} at offset 8, where {_VERSION} is known; {REMEDY}", path=path, offset=8
+            )
         if not 1 <= capacity <= INDEX_FILE_CAPACITY_MAX or length != 16 + _SLOT_SIZE * capacity:
             raise CorruptionError(
-                f"{path}: capacity {capacity} at offset 12 does not go with the length {length} at offset 4; {REMEDY}"
+                f"{path}: capacity {capacity} at offset 12 does not go with the length {length} at offset 4; {REMEDY}",
+                path=path,
+                offset=12,
             )
         if not 1 <= first_index <= INTEGER_MAX - capacity:
-            raise CorruptionError(f"{path}: first index {first_index} at offset 16 is out of range; {REMEDY}")
+            raise CorruptionError(
+                f"{path}: first index {first_index} at offset 16 is out of range; {REMEDY}", path=path, offset=16
+            )
         file = cls(fs, path, handle, first_index, capacity, segments[_ITMZ].offset)
         file.meta = read_meta(fs, handle, segments)
         offset = slots_offset(segments.get(CRCS), capacity)
@@ -214,7 +229,7 @@ class IndexFile:
         if not all(map(lt, ends, ends[1:])):
             position = next(p for p in range(1, count) if ends[p - 1] >= ends[p])
             if not (self.may_be_torn and (position == count - 1 or self.was_being_cut_at(position))):
-                raise self.unordered_error(position, ends[position], ends[position - 1])
+                self.table_error = self.unordered_error(position, ends[position], ends[position - 1])
             self.unordered_end = ends[position]
             del ends[position:]
             count = position
@@ -226,9 +241,13 @@ class IndexFile:
 
     def unordered_error(self, position: int, end: int, before: int) -> CorruptionError:
         """What to raise for the offset at a position that is not above that before it."""
+        index, offset = self.first_index + position, TABLE_OFFSET + _SLOT_SIZE * position
         return CorruptionError(
-            f"{self.path}: offset {end} of entry {self.first_index + position}, stored at "
-            f"{TABLE_OFFSET + _SLOT_SIZE * position}, is not above that before it, {before}; {REMEDY}"
+            f"{self.path}: offset {end} of entry {index}, stored at {offset}, is not above that before it, {before}; "
+            f"{REMEDY}",
+            path=self.path,
+            offset=offset,
+            index=index,
         )
 
     # --- what it holds --------------------------------------------------------------------------------------------
@@ -279,7 +298,9 @@ class IndexFile:
         if self._ends is None:
             ends = _slots_from_bytes(self._fs.pread(self.handle, _SLOT_SIZE * self.count, TABLE_OFFSET))
             if len(ends) != self.count or (self.count and ends[-1] != self.data_size):
-                raise CorruptionError(f"{self.path}: the table of offsets has changed while in use; {REMEDY}")
+                raise CorruptionError(
+                    f"{self.path}: the table of offsets has changed while in use; {REMEDY}", path=self.path
+                )
             self._ends = ends
         return self._ends
 
@@ -329,7 +350,10 @@ class IndexFile:
         if len(data) != size:
             raise CorruptionError(
                 f"{self.path}: the file ends at {offset + len(data)}, but entries {first} to "
-                f"{self.first_index + high - 1} take the bytes from {offset} to {offset + size}; {REMEDY}"
+                f"{self.first_index + high - 1} take the bytes from {offset} to {offset + size}; {REMEDY}",
+                path=self.path,
+                offset=offset + len(data),
+                index=first,
             )
         unmatched = self.unmatched(data, low, high) if self._slots_offset else []
         if unmatched and unmatched[0][1] and not self.changed_by_others:
@@ -369,9 +393,18 @@ class IndexFile:
     def checksum_error(self, position: int) -> CorruptionError:
         """What to raise for the entry at a position, which is damaged."""
         index = self.first_index + position
+        return self.entry_error(
+            index, f" does not match its checksum, stored at {self._slots_offset + _SLOT_SIZE * position}"
+        )
+
+    def entry_error(self, index: int, problem: str) -> CorruptionError:
+        """What to raise for an entry; ``problem`` goes behind where it is."""
+        offset = self.file_offset(index)
         return CorruptionError(
-            f"{self.path}: entry {index} at offset {self.file_offset(index)} does not match its checksum, stored at "
-            f"{self._slots_offset + _SLOT_SIZE * position}; {REMEDY}"
+            f"{self.path}: entry {index} at offset {offset}{problem}; {REMEDY}",
+            path=self.path,
+            offset=offset,
+            index=index,
         )
 
     def _bad_entry(self, first: int, data: bytes, table: Sequence[int], low: int, high: int) -> CorruptionError:
@@ -381,11 +414,9 @@ class IndexFile:
             try:
                 check_entry(data[start:end])
             except RemoteProtocolError as error:
-                return CorruptionError(
-                    f"{self.path}: entry {index} at offset {self.file_offset(index)}: {error}; {REMEDY}"
-                )
+                return self.entry_error(index, f": {error}")
             start = end
-        return CorruptionError(f"{self.path}: entries {first} to {first + high - low - 1} are damaged; {REMEDY}")
+        return self.entry_error(first, f", or one of the {high - low - 1} behind it, is damaged")
 
     # --- changing it ----------------------------------------------------------------------------------------------
 
@@ -498,8 +529,10 @@ class IndexFile:
         """Put back the offset at a position, durably, and read the table anew. CorruptionError, OSError."""
         self._fs.pwrite(self.handle, end.to_bytes(4, "little"), TABLE_OFFSET + _SLOT_SIZE * position)
         self._fs.fdatasync(self.handle)
-        self.unordered_end = None
+        self.unordered_end = self.table_error = None
         self._read_table()
+        if self.table_error is not None:
+            raise self.table_error
 
     def _write_record(self, record: Record) -> None:
         self._fs.pwrite(self.handle, record.encode(), self._slots_offset - RECORD_SIZE)

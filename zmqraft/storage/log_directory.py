@@ -68,7 +68,10 @@ class LogDirectory:
 
     def _index_of(self, digits: str, folder: str, name: str) -> int:
         if not name.lower().startswith(digits.lower()):
-            raise CorruptionError(f"{folder}/{name}: the file does not belong in this folder; move it back. {REMEDY}")
+            raise CorruptionError(
+                f"{folder}/{name}: the file does not belong in this folder; move it back. {REMEDY}",
+                path=f"{folder}/{name}",
+            )
         return int(name[: -len(INDEX_FILE_SUFFIX)], 16)
 
     def create_file(self, first_index: int, capacity: int) -> IndexFile:

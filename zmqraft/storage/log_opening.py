@@ -11,7 +11,9 @@ entry is written. (Ours get their names when they are complete.)
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 from zmqraft.api.snapshot import SnapshotBase
@@ -28,7 +30,7 @@ from zmqraft.storage.term_runs import TermRuns
 from zmqraft.storage.token_file import REMEDY, IncompleteHeaderError
 from zmqraft.storage.torn_tail import check_table, trim_torn_tail
 
-__all__ = ["LogContents", "capacity_at", "log_capacity", "open_log"]
+__all__ = ["LogContents", "capacity_at", "check_name", "check_term", "gaps", "log_capacity", "open_log"]
 
 _log = logging.getLogger(__name__)
 
@@ -98,7 +100,8 @@ def open_log(
             check_table(file)
         trim_torn_tail(contents.files)
         _remove_empty_files(directory, contents)
-        _check_continuity(contents)
+        for error in gaps(contents.files):
+            raise error
         first_index = contents.files[0].first_index if contents.files else snapshot.index + 1
         _add_requests(contents, snapshot, min(first_index - 1, snapshot.index), after_seconds)
         _scan(contents, after_seconds)
@@ -128,16 +131,25 @@ def _open_files(directory: LogDirectory, contents: LogContents, capacity: int) -
                 capacity = log_capacity(first.first_index, first.capacity, capacity)
             if not _holds_nothing(directory, path, capacity_at(first_index, capacity)):
                 raise
-            _log.warning("removing the half-made index file %s, which holds no entry (%s)", path, error)
+            _log.warning(
+                "removing the half-made index file %s, which holds no entry (%s)", path, error, extra={"file": path}
+            )
             directory.remove_files([path])
             return
         contents.files.append(file)
-        if file.first_index != first_index:
-            raise CorruptionError(
-                f"{path}: first index {file.first_index} at offset 16 where the name says {first_index}; {REMEDY}"
-            )
+        check_name(file, first_index)
         if position < len(names) - 2:
             file.release()
+
+
+def check_name(file: IndexFile, first_index: int) -> None:
+    """Raise CorruptionError when the file does not start with the index that its name says."""
+    if file.first_index != first_index:
+        raise CorruptionError(
+            f"{file.path}: first index {file.first_index} at offset 16 where the name says {first_index}; {REMEDY}",
+            path=file.path,
+            offset=16,
+        )
 
 
 def _holds_nothing(directory: LogDirectory, path: str, capacity: int) -> bool:
@@ -170,17 +182,20 @@ def _remove_empty_files(directory: LogDirectory, contents: LogContents) -> None:
     while len(files) > 1 and not files[-1].count and files[-1].first_index != files[-2].last_index + 1:
         file = files.pop()
         file.close()
-        _log.warning("removing the index file %s, which is empty", file.path)
+        _log.warning("removing the index file %s, which is empty", file.path, extra={"file": file.path})
         directory.remove_files([file.path])
 
 
-def _check_continuity(contents: LogContents) -> None:
-    for position, file in enumerate(contents.files[1:], 1):
-        previous = contents.files[position - 1]
+def gaps(files: list[IndexFile]) -> Iterator[CorruptionError]:
+    """What to raise for each file that does not begin where the one before it ends."""
+    for previous, file in pairwise(files):
         if previous.last_index + 1 != file.first_index:
-            raise CorruptionError(
+            yield CorruptionError(
                 f"{file.path}: begins with entry {file.first_index}, but {previous.path} ends with entry "
-                f"{previous.last_index}: entries or a file are missing, or there twice; {REMEDY}"
+                f"{previous.last_index}: entries or a file are missing, or there twice; {REMEDY}",
+                path=file.path,
+                offset=16,
+                index=file.first_index,
             )
 
 
@@ -191,6 +206,7 @@ def _note_leftovers(file: IndexFile) -> None:
             file.path,
             file.leftover_count,
             file.last_index,
+            extra={"file": file.path, "offset": TABLE_OFFSET + 4 * file.count, "index": file.last_index + 1},
         )
 
 
@@ -205,11 +221,7 @@ def _scan(contents: LogContents, after_seconds: int) -> None:
             last_term = contents.terms.last_term or 0
             runs = batch.term_runs()
             for run_index, term in runs:
-                if term < last_term:
-                    raise CorruptionError(
-                        f"{file.path}: entry {run_index} at offset {file.file_offset(run_index)} has term {term}, "
-                        f"below {last_term}, that of the entry before it; {REMEDY}"
-                    )
+                check_term(file, run_index, term, last_term)
                 last_term = term
             contents.note(batch, runs, after_seconds)
             index = batch.last_index + 1
@@ -217,6 +229,12 @@ def _scan(contents: LogContents, after_seconds: int) -> None:
         if file is not contents.files[-1]:
             file.finish()
             file.release()
+
+
+def check_term(file: IndexFile, index: int, term: int, last_term: int) -> None:
+    """Raise CorruptionError when the term of an entry is below that of the one before it."""
+    if term < last_term:
+        raise file.entry_error(index, f" has term {term}, below {last_term}, that of the entry before it")
 
 
 class _Unknown:
@@ -255,6 +273,7 @@ class _Unknown:
                 self._file.path,
                 len(self.slots),
                 self._file.first_index + min(self.slots),
+                extra={"file": self._file.path, "index": self._file.first_index + min(self.slots)},
             )
             self._file.store_checksums(self.slots)
 
@@ -276,7 +295,10 @@ def _match_snapshot(directory: LogDirectory, contents: LogContents, snapshot: Sn
     if first_index > snapshot.index + 1:
         raise CorruptionError(
             f"{contents.files[0].path}: the log begins with entry {first_index}, but the snapshot ends with entry "
-            f"{snapshot.index}: what is between them is missing; {REMEDY}"
+            f"{snapshot.index}: what is between them is missing; {REMEDY}",
+            path=contents.files[0].path,
+            offset=16,
+            index=first_index,
         )
     if last_index < snapshot.index or _conflicts(contents, snapshot):
         contents.close()
@@ -288,13 +310,16 @@ def _match_snapshot(directory: LogDirectory, contents: LogContents, snapshot: Sn
             snapshot.index,
             snapshot.term,
             name,
+            extra={"file": directory.path},
         )
         return LogContents(requests=RequestIndex(contents.requests.bound))
     term = contents.terms.term_at(snapshot.index + 1)
     if last_index > snapshot.index and term is not None and term < snapshot.term:
         raise CorruptionError(
             f"{contents.files[0].path}: entry {snapshot.index + 1} has term {term}, below {snapshot.term}, that of the "
-            f"snapshot before it; {REMEDY}"
+            f"snapshot before it; {REMEDY}",
+            path=contents.files[0].path,
+            index=snapshot.index + 1,
         )
     return contents
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any, Final
 
 from zmqraft.api.persistence import PeersValue, PersistenceBase
+from zmqraft.errors import CorruptionError
 from zmqraft.protocol.request_id import request_id_from_text, request_id_to_base64
 from zmqraft.storage.file_persistence import (
     STATE_FILE_SIZE_MAX,
@@ -22,8 +23,9 @@ from zmqraft.storage.file_persistence import (
     encode_integer,
 )
 from zmqraft.storage.fs import OS_FILE_SYSTEM, FileSystem
+from zmqraft.storage.state_records import StateRecord, TornRecord, read_records
 
-__all__ = ["RaftPersistence", "StatePersistence", "check_vote", "cluster_hash"]
+__all__ = ["RaftPersistence", "StatePersistence", "check_peers", "check_vote", "cluster_hash", "read_state_file"]
 
 
 def check_vote(stored: tuple[int, str | None], current_term: int, voted_for: str | None) -> None:
@@ -58,7 +60,8 @@ def _peer_list(value: object) -> list[tuple[str, str]]:
     return peers
 
 
-def _peers(value: object) -> PeersValue:
+def check_peers(value: object) -> PeersValue:
+    """A configuration in its canonical form. ValueError when it is none."""
     if isinstance(value, Mapping):
         if set(value) != {"old", "new"}:
             raise ValueError(f"{value!r} is not a configuration, {{old, new}}")
@@ -75,12 +78,19 @@ def _request_id(value: object) -> bytes:
 _RAFT_FIELDS: Final[Mapping[str, Field]] = {
     "currentTerm": Field(0, decode_integer, encode_integer, rises=True),
     "votedFor": Field(None, _text, _text, nullable=True),
-    "peers": Field(None, _peers, _peers),
+    "peers": Field(None, check_peers, check_peers),
     "peersUpdateRequest": Field(None, _request_id, request_id_to_base64, nullable=True),
     "peersIndex": Field(None, decode_integer, encode_integer, nullable=True),
 }
 
 _STATE_FIELDS: Final[Mapping[str, Field]] = {"lastApplied": Field(0, decode_integer, encode_integer)}
+
+
+def read_state_file(path: str, content: bytes) -> Iterator[StateRecord | TornRecord | CorruptionError]:
+    """All that is in a file called as one of the two kinds, with this content; see `read_records`."""
+    if PurePath(path).name.startswith("state."):
+        return read_records(path, content, _STATE_FIELDS, always_durable=False)
+    return read_records(path, content, _RAFT_FIELDS, always_durable=True)
 
 
 class RaftPersistence(PersistenceBase):
@@ -147,7 +157,7 @@ class RaftPersistence(PersistenceBase):
         self._file.update({"currentTerm": current_term, "votedFor": voted_for})
 
     def update_peers(self, peers: PeersValue, request_id: bytes | None, index: int | None) -> None:
-        changes: dict[str, Any] = {"peers": _peers(peers), "peersUpdateRequest": request_id, "peersIndex": index}
+        changes: dict[str, Any] = {"peers": check_peers(peers), "peersUpdateRequest": request_id, "peersIndex": index}
         self._file.update(changes)
 
     def close(self) -> None:

@@ -17,10 +17,10 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from zmqraft import _msgpack
 from zmqraft.api.snapshot import SnapshotContext
-from zmqraft.core.configuration import ClusterConfiguration
 from zmqraft.errors import CorruptionError, RemoteProtocolError, shown
+from zmqraft.protocol import decode_json, encode_json
+from zmqraft.storage.raft_persistence import check_peers
 from zmqraft.storage.token_file import REMEDY, Segment, encode_segment
 
 __all__ = ["decode_context", "encode_context"]
@@ -36,8 +36,8 @@ def encode_context(context: SnapshotContext) -> bytes:
     """The segments."""
     parts = []
     if context.peers is not None:
-        peers = ClusterConfiguration.from_value(context.peers).to_value()
-        parts.append(encode_segment(_CONF, _msgpack.pack({"index": context.peers_index, "peers": peers})))
+        peers = check_peers(context.peers)
+        parts.append(encode_segment(_CONF, encode_json({"index": context.peers_index, "peers": peers})))
     if context.request_ids or context.requests_forgotten_until:
         head = _REQS_HEAD.pack(_VERSION, context.requests_forgotten_until)
         parts.append(encode_segment(_REQS, head + context.request_ids))
@@ -52,17 +52,23 @@ def decode_context(path: str, segments: Mapping[bytes, Segment], read: Callable[
     peers, peers_index = None, 0
     if (segment := segments.get(_CONF)) is not None:
         try:
-            value = _msgpack.unpack(read(segment.length, segment.offset))
+            value = decode_json(read(segment.length, segment.offset))
             if not isinstance(value, dict) or not isinstance(value.get("index"), int) or value["index"] < 0:
                 raise ValueError(f"not a configuration with its index: {shown(value)}")
-            peers, peers_index = ClusterConfiguration.from_value(value.get("peers")).to_value(), value["index"]
+            peers, peers_index = check_peers(value.get("peers")), value["index"]
         except (ValueError, RemoteProtocolError) as error:
-            raise CorruptionError(f"{path}: bad configuration at offset {segment.offset}: {error}; {REMEDY}") from None
+            raise CorruptionError(
+                f"{path}: bad configuration at offset {segment.offset}: {error}; {REMEDY}",
+                path=path,
+                offset=segment.offset,
+            ) from None
     request_ids, forgotten_until = b"", 0
     if (segment := segments.get(_REQS)) is not None:
         data = read(segment.length, segment.offset)
         if len(data) < _REQS_HEAD.size or _REQS_HEAD.unpack_from(data)[0] != _VERSION:
-            raise CorruptionError(f"{path}: bad request ids at offset {segment.offset}; {REMEDY}")
+            raise CorruptionError(
+                f"{path}: bad request ids at offset {segment.offset}; {REMEDY}", path=path, offset=segment.offset
+            )
         forgotten_until = _REQS_HEAD.unpack_from(data)[1]
         request_ids = data[_REQS_HEAD.size :]
     return SnapshotContext(peers, peers_index, request_ids, forgotten_until)

@@ -81,6 +81,8 @@ class SnapshotFile(SnapshotBase):
         self.data_offset = data_offset
         self.meta: dict[str, Any] = {}
         self._segments: dict[bytes, Segment] = {}
+        #: Whether a checksum was stored, with which all was compared when the snapshot was opened.
+        self.has_checksum = False
         # The CRC32C of each block of data as it was when the snapshot was opened.
         self._blocks = array("I")
 
@@ -132,17 +134,25 @@ class SnapshotFile(SnapshotBase):
         segments = read_segments(fs, handle, path, _SNAP, _DATA)
         head = segments[_SNAP]
         if head.length < _HEAD.size:
-            raise CorruptionError(f"{path}: the length {head.length} at offset 4 is below {_HEAD.size}; {REMEDY}")
+            raise CorruptionError(
+                f"{path}: the length {head.length} at offset 4 is below {_HEAD.size}; {REMEDY}", path=path, offset=4
+            )
         version, index, term, size = _HEAD.unpack(fs.pread(handle, _HEAD.size, head.offset))
         if version != _VERSION:
-            raise CorruptionError(f"{path}: version {version} at offset 8, where {_VERSION} is known; {REMEDY}")
+            raise CorruptionError(
+                f"{path}: version {version} at offset 8, where {_VERSION} is known; {REMEDY}", path=path, offset=8
+            )
         if max(index, term, size) > INTEGER_MAX:
-            raise CorruptionError(f"{path}: index {index}, term {term} or size {size} is out of range; {REMEDY}")
+            raise CorruptionError(
+                f"{path}: index {index}, term {term} or size {size} is out of range; {REMEDY}", path=path, offset=12
+            )
         data_offset, file_size = segments[_DATA].offset, fs.size(handle)
         if file_size != data_offset + size:
             raise CorruptionError(
                 f"{path}: the file has {file_size} bytes where {data_offset + size} are expected, "
-                f"{size} of data from offset {data_offset}; {REMEDY}"
+                f"{size} of data from offset {data_offset}; {REMEDY}",
+                path=path,
+                offset=min(file_size, data_offset + size),
             )
         snapshot = cls(fs, path, handle, index, term, size, data_offset)
         snapshot._segments = segments
@@ -177,11 +187,14 @@ class SnapshotFile(SnapshotBase):
         """Compare the snapshot with its checksum, the segment of which begins at an offset."""
         header = bytearray(self._fs.pread(self._open_handle(), self.data_offset, 0))
         version, stored = _CHECKSUM.unpack_from(header, offset)
+        self.has_checksum = version == _VERSION
         _CHECKSUM.pack_into(header, offset, version, 0)
         if version == _VERSION and stored != _checksum(bytes(header), data_crc):
             raise CorruptionError(
                 f"{self.path}: the snapshot of index {self._index} does not match its checksum, stored at "
-                f"{offset + _CRC.size}; {REMEDY}"
+                f"{offset + _CRC.size}; {REMEDY}",
+                path=self.path,
+                offset=offset + _CRC.size,
             )
 
     @classmethod
@@ -236,7 +249,9 @@ class SnapshotFile(SnapshotBase):
             if crc32c(view[at : at + _BLOCK_SIZE]) != self._blocks[block]:
                 raise CorruptionError(
                     f"{self.path}: the data from offset {self.data_offset + start + at} on, of the snapshot of index "
-                    f"{self._index}, has changed since it was opened; {REMEDY}"
+                    f"{self._index}, has changed since it was opened; {REMEDY}",
+                    path=self.path,
+                    offset=self.data_offset + start + at,
                 )
         return data if wanted == len(data) else data[offset - start : offset - start + wanted]
 
@@ -246,7 +261,9 @@ class SnapshotFile(SnapshotBase):
         if len(data) != size:
             raise CorruptionError(
                 f"{self.path}: the file ends at {self.data_offset + offset + len(data)}, before the end of its data at "
-                f"{self.data_offset + self._size}; {REMEDY}"
+                f"{self.data_offset + self._size}; {REMEDY}",
+                path=self.path,
+                offset=self.data_offset + offset + len(data),
             )
         return data
 

@@ -72,23 +72,31 @@ def read_segments(fs: FileSystem, handle: int, path: str, first: bytes, last: by
         if len(head) < _HEAD.size or not any(head):
             raise IncompleteHeaderError(
                 f"{path}: the header breaks off at offset {offset} of {size} bytes, before its segment "
-                f"{last.decode()}; {REMEDY}"
+                f"{last.decode()}; {REMEDY}",
+                path=path,
+                offset=offset,
             )
         token, length = _HEAD.unpack(head)
         if not segments and token != first:
-            raise CorruptionError(f"{path}: begins with {token!r} where {first!r} is expected; {REMEDY}")
+            raise CorruptionError(
+                f"{path}: begins with {token!r} where {first!r} is expected; {REMEDY}", path=path, offset=0
+            )
         data_offset = offset + _HEAD.size
         if token == last:
             segments[token] = Segment(data_offset, length)
             return segments
         if data_offset + length > size:
             raise IncompleteHeaderError(
-                f"{path}: segment {token!r} at offset {offset} has {length} bytes; the file ends at {size}; {REMEDY}"
+                f"{path}: segment {token!r} at offset {offset} has {length} bytes; the file ends at {size}; {REMEDY}",
+                path=path,
+                offset=offset,
             )
         # Where a token occurs twice the first one counts.
         segments.setdefault(token, Segment(data_offset, length))
         offset = data_offset + length + -length % 4
-    raise CorruptionError(f"{path}: no segment {last!r} among the first {_SEGMENTS_MAX}; {REMEDY}")
+    raise CorruptionError(
+        f"{path}: no segment {last!r} among the first {_SEGMENTS_MAX}; {REMEDY}", path=path, offset=offset
+    )
 
 
 def iso_date(seconds: float) -> str:

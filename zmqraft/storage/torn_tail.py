@@ -54,7 +54,7 @@ from zmqraft.storage.checksums import count_matching, find_end
 from zmqraft.storage.index_file import TABLE_OFFSET, IndexFile
 from zmqraft.storage.token_file import REMEDY
 
-__all__ = ["check_table", "trim_torn_tail"]
+__all__ = ["check_table", "count_untorn", "newest_with_entries", "trim_torn_tail"]
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +65,10 @@ _SECTOR_SIZE: Final = 512
 
 
 def check_table(file: IndexFile) -> None:
-    """Look for a damaged offset that makes the table end early: put it back when it is known, else stop."""
+    """Look for a damaged offset that makes the table end early: put it back when it is known, else stop.
+
+    Raises CorruptionError, OSError.
+    """
     record = file.record
     if record is None or record.state is FileState.CUTTING:
         return
@@ -84,9 +87,13 @@ def check_table(file: IndexFile) -> None:
     else:
         damaged = file.count < record.entry_count or _proves_entry_before(file, table, behind)
     if damaged:
+        offset = TABLE_OFFSET + 4 * file.count
         raise CorruptionError(
-            f"{file.path}: the offset of entry {file.last_index + 1}, stored at {TABLE_OFFSET + 4 * file.count}, is 0, "
-            f"but the entry was durable; {REMEDY}"
+            f"{file.path}: the offset of entry {file.last_index + 1}, stored at {offset}, is 0, "
+            f"but the entry was durable; {REMEDY}",
+            path=file.path,
+            offset=offset,
+            index=file.last_index + 1,
         )
 
 
@@ -109,6 +116,7 @@ def _restore_last_end(file: IndexFile, position: int, end: int) -> None:
             file.first_index + position,
             file.read_table()[position],
             end,
+            extra={"file": file.path, "offset": TABLE_OFFSET + 4 * position, "index": file.first_index + position},
         )
         file.store_end(position, end)
 
@@ -139,36 +147,53 @@ def _proves_entry_before(file: IndexFile, table: array[int], behind: int) -> boo
     return False
 
 
-def _newest_with_entries(files: list[IndexFile]) -> IndexFile | None:
+def newest_with_entries(files: list[IndexFile]) -> IndexFile | None:
+    """The only file, of those in this order, the end of which a crash can have torn; None when there is none."""
     return next((file for file in reversed(files) if file.count or file.unordered_end is not None), None)
 
 
 def trim_torn_tail(files: list[IndexFile]) -> None:
     """Remove from the table what was never synced; see the head of the module for why that is known."""
-    for file in files:
-        if file.unordered_end is not None and file is not _newest_with_entries(files):
-            raise file.unordered_error(file.count, file.unordered_end, file.data_size)
-    file_with_tail = _newest_with_entries(files)
-    if file_with_tail is None:
+    file = newest_with_entries(files)
+    for other in files:
+        if other.unordered_end is not None and other is not file:
+            raise other.unordered_error(other.count, other.unordered_end, other.data_size)
+    if file is None:
         return
-    file = file_with_tail
-    if file.may_be_torn:
-        kept = _count_before_torn(file)
-        if file.unordered_end is not None and kept == file.count:
-            _check_torn_end(file, file.count, file.unordered_end)
-    elif file.has_checksums and not file.changed_by_others:
-        # All in it was durable when we closed it: what is missing now is damage.
-        kept = file.count
-    else:
-        kept = _count_before_zeros(file, _count_within_file(file))
+    kept = count_untorn(file)
+    first = file.first_index + kept
+    if file.unordered_end is not None and kept == file.count:
+        _log.warning(
+            "%s: removing entry %d, whose offset was not written or zeroed completely, and which nobody counts on",
+            file.path,
+            first,
+            extra={"file": file.path, "offset": TABLE_OFFSET + 4 * kept, "index": first},
+        )
     if kept < file.count:
         _log.warning(
             "%s: removing entries %d to %d, which were not written completely and never acknowledged",
             file.path,
-            file.first_index + kept,
+            first,
             file.last_index,
+            extra={"file": file.path, "offset": file.file_offset(first), "index": first},
         )
         file.truncate(kept)
+
+
+def count_untorn(file: IndexFile) -> int:
+    """How many of the first entries of the newest file that has any are left without those that a crash has torn.
+
+    Raises CorruptionError when what is wrong with one of the others is not of a crash, OSError. Changes nothing.
+    """
+    if file.may_be_torn:
+        kept = _count_before_torn(file)
+        if file.unordered_end is not None and kept == file.count:
+            _check_torn_end(file, file.count, file.unordered_end)
+        return kept
+    if file.has_checksums and not file.changed_by_others:
+        # All in it was durable when we closed it: what is missing now is damage.
+        return file.count
+    return _count_before_zeros(file, _count_within_file(file))
 
 
 def _count_before_torn(file: IndexFile) -> int:
@@ -247,11 +272,6 @@ def _is_torn_end(file: IndexFile, position: int, end: int) -> bool:
 def _check_torn_end(file: IndexFile, position: int, end: int) -> None:
     if not (_was_being_zeroed(file, position, end) or _is_torn_end(file, position, end)):
         raise file.unordered_error(position, end, file.data_size)
-    _log.warning(
-        "%s: removing entry %d, whose offset was not written or zeroed completely, and which nobody counts on",
-        file.path,
-        file.first_index + position,
-    )
 
 
 def _count_within_file(file: IndexFile) -> int:
@@ -265,7 +285,10 @@ def _count_within_file(file: IndexFile) -> int:
             f"{file.path}: the file ends at {file.data_offset + available}, within its last entry {file.last_index}, "
             f"which takes the bytes from {file.file_offset(file.last_index)} to {file.data_offset + file.data_size}: "
             f"either a crash tore the entry, or its offset, stored at {TABLE_OFFSET + 4 * (file.count - 1)}, is "
-            f"damaged; {REMEDY}"
+            f"damaged; {REMEDY}",
+            path=file.path,
+            offset=file.data_offset + available,
+            index=file.last_index,
         )
     return kept
 
