@@ -23,12 +23,11 @@ class Logs(LogContract):
         self.logs: dict[str, MemoryLog] = {}
 
     def open_log(self, name: str, snapshot: tuple[int, int, bytes] = (0, 0, b"")) -> LogBase:
-        log = self.kind(snapshot=MemorySnapshot(*snapshot))
         if name in self.logs:
-            found = self.logs[name].crash()
-            if found.last_index >= found.first_index:
-                log.append(found.read(found.first_index, found.last_index, 1 << 30))
-                log.sync()
+            log = self.logs[name].crash()
+            log.__class__ = self.kind
+        else:
+            log = self.kind(snapshot=MemorySnapshot(*snapshot))
         self.logs[name] = log
         return log
 
@@ -102,6 +101,29 @@ class ForgetsTheSnapshot(MemoryLog):
         return super().term_at(index) if index >= self.first_index else None
 
 
+class StaysWhereItIs(MemoryLog):
+    def compact(self, snapshot: SnapshotBase) -> None:
+        self._check_compaction(snapshot)
+        self._snapshot = snapshot
+
+
+class CompactsToAnything(MemoryLog):
+    def _check_compaction(self, snapshot: SnapshotBase) -> None:
+        pass
+
+
+class PlacesNothing(MemoryLog):
+    def begin_compaction(self, snapshot: SnapshotBase) -> Callable[[], None]:
+        super().begin_compaction(snapshot)
+        return lambda: None
+
+
+class ForgetsBelowTheSnapshot(MemoryLog):
+    def compact(self, snapshot: SnapshotBase) -> None:
+        super().compact(snapshot)
+        self._requests = type(self._requests)(None)
+
+
 class ChangesVotes(MemoryPersistence):
     def update_vote(self, current_term: int, voted_for: str | None) -> None:
         self._voted_for = None
@@ -136,6 +158,10 @@ class ReadsBackwards(MemorySnapshot):
         (Logs, KeepsRequests),
         (Logs, TakesAnything),
         (Logs, ForgetsTheSnapshot),
+        (Logs, StaysWhereItIs),
+        (Logs, CompactsToAnything),
+        (Logs, PlacesNothing),
+        (Logs, ForgetsBelowTheSnapshot),
         (States, ChangesVotes),
         (States, ForgetsVotes),
         (States, SharesPeers),

@@ -136,6 +136,36 @@ def test_a_compaction_waits_for_the_request_ids(settings: Settings) -> None:
         assert machine.restored == [11]
 
 
+class Persistent(Lines):
+    """It has stored what it applied, up to an index, and the lines up to there."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index = index
+
+    @property
+    def last_applied(self) -> int:
+        return self.index
+
+    def restore(self, snapshot: SnapshotBase) -> None:
+        super().restore(snapshot)
+        self.index = snapshot.index
+
+
+def test_a_persistent_state_machine_is_restored_only_from_a_snapshot_that_is_ahead_of_it(settings: Settings) -> None:
+    with peer_with(settings, Lines()) as peer, client_of(peer) as client:
+        update(client, 10)
+        assert peer.compact(force=True).result(60.0) == 11
+        update(client, 5)
+    for index, restored, lines in ((10, [11], 15), (11, [], 5), (14, [], 2)):
+        machine = Persistent(index)
+        with peer_with(settings, machine) as peer:
+            wait_for(lambda: len(machine.lines) == lines, "the entries behind that to be applied")  # noqa: B023
+            assert (machine.restored, machine.lines[-1]) == (restored, b"4")
+    with pytest.raises(ConfigurationError, match="it belongs to other data"):
+        peer_with(settings, Persistent(1000))
+
+
 class Failing(Lines):
     fails: BaseException | None = RuntimeError("no view")
 

@@ -13,11 +13,23 @@ from random import Random
 from typing import ClassVar
 
 from zmqraft.api.log import LogBase
+from zmqraft.api.snapshot import SnapshotContext
 from zmqraft.protocol.entry import EntryBatch, EntryType, LogEntry
 from zmqraft.testing.contract import check, check_refused
 from zmqraft.testing.entries import batch_of, make_entry, random_entry, read_all
 
 __all__ = ["LogContract"]
+
+
+_PEERS = [("1", "tcp://127.0.0.1:8047"), ("2", "tcp://127.0.0.1:8147")]
+
+
+def compact_log(log: LogBase, index: int, data: bytes) -> None:
+    """Take a snapshot and compact the log with it, at once."""
+    context = SnapshotContext(_PEERS, 1, log.packed_requests(index), 7)
+    snapshot = log.begin_snapshot(index, context)([data])
+    log.begin_compaction(snapshot)()
+    log.compact(snapshot)
 
 
 class LogContract(ABC):
@@ -222,6 +234,76 @@ class LogContract(ABC):
         check(read_all(log), [make_entry(51, 6), make_entry(52, 7)], "the entries after opening anew")
         log.truncate_after(50)
         check((log.last_index, log.last_term), (50, 6), "last_index and last_term")
+        log.close()
+
+    def test_compacting(self) -> None:
+        """The first index moves up behind the snapshot, ids stay, and who reads the snapshot before goes on."""
+        log = self.open_log("compacting")
+        entries = [make_entry(index, 1 + index // 15) for index in range(1, 31)]
+        log.append(batch_of(*entries))
+        log.sync()
+        sizes = [len(entry.to_bytes()) for entry in entries]
+        for index in (1, 14, 15, 30):
+            before = log.snapshot
+            compact_log(log, index, b"state at %d" % index)
+            check((log.first_index, log.last_index), (index + 1, 30), "first_index and last_index")
+            check((log.snapshot.index, log.snapshot.term), (index, entries[index - 1].term), "the snapshot")
+            check(log.snapshot.read(0, 100), b"state at %d" % index, "the data of the snapshot")
+            check(log.snapshot.context, SnapshotContext(_PEERS, 1, log.packed_requests(index), 7), "its context")
+            check(
+                before.read(0, 100), b"state at %d" % before.index if before.index else b"", "the data of the old one"
+            )
+            check([log.term_at(at) for at in (index - 1, index)], [None, log.snapshot.term], "term_at the snapshot")
+            check(log.size_between(index + 1, 30), sum(sizes[index:]), "size_between")
+            check(log.find_request(entries[0].request_id), 1, "find_request of an entry below the snapshot")
+            check_refused(ValueError, "reading below the first index", log.read, index, 30, 100)
+        log = self.open_log("compacting")
+        check((log.first_index, log.last_index, log.last_term), (31, 30, 3), "what the next process finds")
+        check(log.find_request(entries[0].request_id), 1, "find_request after opening anew")
+        log.close()
+
+    def test_what_is_no_compaction_is_refused(self) -> None:
+        """By its index or its term; and nothing has changed."""
+        log = self.open_log("no compaction")
+        log.append(batch_of(*(make_entry(index) for index in range(1, 11))))
+        log.sync()
+        for index in (-1, 0, 11):
+            check_refused(ValueError, f"a snapshot at {index}", log.begin_snapshot, index, SnapshotContext())
+        stale = log.begin_snapshot(8, SnapshotContext())([b"state"])
+        log.truncate_after(6)
+        for call in (log.begin_compaction, log.compact):
+            check_refused(ValueError, "a snapshot above the last index", call, stale)
+        log.append(batch_of(make_entry(7, 2), make_entry(8, 2)))
+        log.sync()
+        for call in (log.begin_compaction, log.compact):
+            check_refused(ValueError, "a snapshot of another term", call, stale)
+        check((log.first_index, log.snapshot.index, len(read_all(log))), (1, 0, 8), "the log")
+        log.close()
+
+    def test_pruning_keeps_what_is_remembered(self) -> None:
+        """Of entries below the snapshot only those go whose ids are forgotten."""
+        log = self.open_log("pruning")
+        entries = [make_entry(index) for index in range(1, 61)]
+        log.append(batch_of(*entries))
+        log.sync()
+        compact_log(log, 50, b"state")
+        for forgotten in (20, 60):
+            log.forget_requests(int.from_bytes(entries[forgotten - 1].request_id[:4], "big") + 1)
+            remove = log.begin_prune()
+            if remove is not None:
+                remove()
+            check(
+                [log.find_request(entry.request_id) for entry in entries[forgotten:]],
+                [*range(forgotten + 1, 61)],
+                "ids",
+            )
+            log = self.open_log("pruning")
+            check(
+                [log.find_request(entry.request_id) for entry in entries[forgotten:]],
+                [*range(forgotten + 1, 61)],
+                "ids",
+            )
+            check(read_all(log), entries[50:], "the entries")
         log.close()
 
     def test_preparing_changes_nothing(self) -> None:
