@@ -1,8 +1,13 @@
-"""``python -m bench``: its commands. Everything that they start is ended on errors, Ctrl-C, SIGTERM and SIGHUP."""
+"""``python -m bench``: its commands. Everything that they start is ended on errors, Ctrl-C, SIGTERM and SIGHUP.
+
+A signal ends it all at once, in its handler: raised as an exception it would come out of any place, also out of one
+where a process, or a socket, has been made and nobody knows of it yet.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import sys
@@ -18,12 +23,13 @@ from bench import machine, peer_checks, profiling, report
 from bench.foreign import Etcd, PySyncObj
 from bench.ladder import LADDER, Load, Results, run_rounds
 from bench.log_checks import log_check
-from bench.processes import BenchError
+from bench.processes import BenchError, end_all, uninterrupted
 from bench.programs import Programs, build_programs, install_zmq_raft
 from bench.systems import Limit, NodeZmqRaft, System, ZmqRaft
 from zmqraft import EXTENSIONS
 
-_STATUS_INTERRUPTED = 130
+#: What is to be removed in the end.
+_directories: list[str] = []
 #: File systems in memory, which make every sync free.
 _IN_MEMORY = ("tmpfs", "ramfs")
 
@@ -242,13 +248,16 @@ def _working_directory(base: Path | None) -> Iterator[Path]:
     try:
         if base is not None:
             base.mkdir(parents=True, exist_ok=True)
-        name = tempfile.mkdtemp(prefix="zmqraft-bench-", dir=base)
+        with uninterrupted():
+            name = tempfile.mkdtemp(prefix="zmqraft-bench-", dir=base)
+            _directories.append(name)
     except OSError as error:
         raise BenchError(f"--data: {error}") from None
     try:
         yield Path(name).resolve()
     finally:
         shutil.rmtree(name, ignore_errors=True)
+        _directories.remove(name)
 
 
 def _warn_in_memory(file_system: str) -> None:
@@ -261,24 +270,27 @@ def _progress(line: str) -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+    end_all()
+    for directory in _directories:
+        shutil.rmtree(directory, ignore_errors=True)
+    os._exit(128 + number)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status. An error is one line on standard error."""
     # A terminal that goes away must not leave clusters behind either.
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
     try:
         bench.main(arguments, prog_name="python -m bench", standalone_mode=False)
-    except (click.Abort, KeyboardInterrupt):
-        return _STATUS_INTERRUPTED
     except click.ClickException as error:
         print(f"bench: {error.format_message()}", file=sys.stderr)
         return error.exit_code
     except (BenchError, OSError) as error:
         print(f"bench: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+    finally:
+        end_all()
     return 0
 
 

@@ -26,11 +26,13 @@ __all__ = [
     "Process",
     "ThreadTimes",
     "cpu_s",
+    "end_all",
     "free_ports",
     "python",
     "resident_bytes",
     "run",
     "thread_times",
+    "uninterrupted",
     "wait_until",
 ]
 
@@ -40,12 +42,16 @@ _END_PATIENCE_S = 20.0
 _SAID_CHARACTERS_MAX = 600
 
 
+#: What was started and has not been waited for.
+_running: set[Process] = set()
+
+
 class BenchError(Exception):
     """Something could not be measured; the text is one line for the person who asked for it."""
 
 
 @contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """Put off SIGINT, SIGTERM and SIGHUP to the end of the block: while a process starts whose id is not known yet."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -64,6 +70,14 @@ def _uninterrupted() -> Iterator[None]:
             signal.signal(number, handler)
         for number in dict.fromkeys(pending):
             signal.raise_signal(number)
+
+
+def end_all() -> None:
+    """End what still runs, with SIGKILL, and wait for that. May be called from a signal handler."""
+    for process in list(_running):
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.killpg(process.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
 
 class Process:
@@ -94,7 +108,7 @@ class Process:
     def start(self) -> None:
         """Start the program, again if it has ended; its output goes on in the same file."""
         self.kill()
-        with self.log.open("ab") as log, _uninterrupted():
+        with self.log.open("ab") as log, uninterrupted():
             try:
                 self._process = subprocess.Popen(
                     self.command,
@@ -104,6 +118,7 @@ class Process:
                     env=self._environment,
                     start_new_session=True,
                 )
+                _running.add(self)
             except OSError as error:
                 raise BenchError(f"{self.command[0]} does not start: {error}") from None
 
@@ -142,13 +157,14 @@ class Process:
         process = self._process
         if process is None:
             return
-        with _uninterrupted():
+        with uninterrupted():
             # Until it is waited for, the id cannot be anybody else's; afterwards it could, so that a group whose
             # leader has been waited for is left alone.
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait(_END_PATIENCE_S)
+            _running.discard(self)
 
     def said(self) -> str:
         """The end of its output, in one line, to stand behind a message."""

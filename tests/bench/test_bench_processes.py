@@ -80,7 +80,7 @@ def test_what_a_process_started_ends_with_it(tmp_path: Path) -> None:
 def test_an_interrupt_waits_until_a_process_is_known() -> None:
     seen: list[str] = []
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012
-        with processes._uninterrupted():
+        with processes.uninterrupted():
             signal.raise_signal(signal.SIGINT)
             seen.append("inside")
         seen.append("behind")
@@ -110,3 +110,14 @@ def test_a_process_whose_start_was_interrupted_is_ended(tmp_path: Path, monkeypa
     with pytest.raises(KeyboardInterrupt), Process(["sleep", "60"], tmp_path / "log"):
         raise AssertionError("it was not interrupted")
     assert started[0].returncode == -signal.SIGKILL
+
+
+def test_what_nobody_has_seen_to_is_ended(tmp_path: Path) -> None:
+    process = Process(SLEEP, tmp_path / "log")
+    process.start()
+    processes.end_all()
+    processes.end_all()
+    assert not process.running
+    assert is_gone(process.pid)
+    process.kill()
+    assert process not in processes._running
