@@ -19,7 +19,7 @@ from zmqraft.core.configuration import ClusterConfiguration
 from zmqraft.errors import ClosedError, ConfigurationError, StorageFailedError
 from zmqraft.protocol import EntryBatch, EntryType, LogEntry, encode_json, new_request_id
 from zmqraft.server.builder import build_peer
-from zmqraft.server.compaction import configuration_at
+from zmqraft.server.compaction import configuration_at, pieces_of
 from zmqraft.server.peer import ZmqRaft
 from zmqraft.server.recovery import open_raft
 from zmqraft.server.settings import CompactSettings, Settings
@@ -411,6 +411,21 @@ def test_a_rotten_one_is_not_installed(settings: Settings) -> None:
         with pytest.raises(Exception, match="does not match its checksum"):
             peer.install_snapshot().result(60.0)
         assert (peer.state, peer._log.first_index) == ("leader", 1)
+
+
+# --- pieces ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [1], [6] * 100_000, [1 << 18] * 3, [700_000, 3, 0, 300_000], [1 << 20]])
+def test_a_snapshot_is_written_in_pieces_of_a_bounded_size(sizes: list[int]) -> None:
+    chunks = [bytes([number % 251]) * size for number, size in enumerate(sizes)]
+    whole = b"".join(chunks)
+    rests: list[int] = []
+    pieces = list(pieces_of(chunks, lambda: rests.append(1)))
+    assert b"".join(pieces) == b"".join(pieces_of(whole)) == whole
+    assert all(0 < len(piece) <= 1 << 18 for piece in pieces)
+    assert len(pieces) <= len(whole) // (1 << 17) + 1
+    assert len(rests) >= len(chunks)
 
 
 # --- the configuration -----------------------------------------------------------------------------------------------

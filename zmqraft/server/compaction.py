@@ -38,7 +38,7 @@ from zmqraft.server.engine import Engine
 from zmqraft.server.settings import Settings
 from zmqraft.storage import SnapshotFile
 
-__all__ = ["CompactionHost", "Compactor", "chunks_of", "configuration_at", "restore_state"]
+__all__ = ["CompactionHost", "Compactor", "configuration_at", "pieces_of", "restore_state"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +46,10 @@ logger = logging.getLogger(__name__)
 _CHECK_INTERVAL = 1.0
 #: After a snapshot that could not be made the settings ask for none for so many seconds.
 _RETRY_DELAY = 60.0
-#: A snapshot is written in pieces of so many bytes. After each there is a pause, as long as that took, times a factor,
-#: but not longer than so many seconds.
+#: A snapshot is written in pieces of so many bytes. After so many seconds of work there is a pause, as long as the work
+#: took, times a factor, but not longer than so many seconds.
 _PIECE_SIZE = 1 << 18
+_WORK_MIN = 0.0005
 _PAUSE_RATIO = 2.0
 _PAUSE_MAX = 0.1
 
@@ -260,17 +261,23 @@ class Compactor:
             self._pause()
         else:
             write = self._log.begin_snapshot(index, self._context_at(index, job))
-            self._begin(job, lambda: write(self._paced(chunks_of(view))), self._written)
+            self._begin(job, lambda: write(pieces_of(view, self._rest())), self._written)
 
-    def _paced(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """The chunks in bounded pieces, with pauses in between, so that the disk and the interpreter are for others
-        most of the time. ClosedError when the peer ends."""
-        for chunk in chunks:
-            for start in range(0, len(chunk), _PIECE_SIZE):
-                began = time.monotonic()
-                yield chunk[start : start + _PIECE_SIZE] if len(chunk) > _PIECE_SIZE else chunk
-                if self._closed.wait(min((time.monotonic() - began) * _PAUSE_RATIO, _PAUSE_MAX)):
-                    raise ClosedError(f"the peer {self._id} has ended")
+    def _rest(self) -> Callable[[], None]:
+        """For `pieces_of`: pauses, so that the disk and the interpreter are for others most of the time. It raises
+        ClosedError when the peer ends."""
+        began = time.monotonic()
+
+        def rest() -> None:
+            nonlocal began
+            worked = time.monotonic() - began
+            if worked < _WORK_MIN:
+                return
+            if self._closed.wait(min(worked * _PAUSE_RATIO, _PAUSE_MAX)):
+                raise ClosedError(f"the peer {self._id} has ended")
+            began = time.monotonic()
+
+        return rest
 
     def _context_at(self, index: int, job: _Job) -> SnapshotContext:
         configuration, at = configuration_at(index, self._log, self._base)
@@ -368,7 +375,7 @@ class Compactor:
             with contextlib.closing(SnapshotFile.open(self._dropped_path)) as dropped:
                 if dropped.index != index:
                     raise StorageError(f"{self._dropped_path} has changed; it is looked at again")
-                return write(self._paced(dropped.chunks(_PIECE_SIZE)))
+                return write(pieces_of(dropped.chunks(_PIECE_SIZE), self._rest()))
 
         self._begin(job, copy, self._written)
 
@@ -388,9 +395,21 @@ def _peek(path: Path) -> tuple[int, int] | Exception | None:
     return index, term
 
 
-def chunks_of(view: bytes | Iterable[bytes]) -> Iterable[bytes]:
-    """What a state machine gave as its snapshot, which may be one bytes object, as chunks."""
-    return [bytes(view)] if isinstance(view, (bytes, bytearray, memoryview)) else view
+def pieces_of(view: bytes | Iterable[bytes], rest: Callable[[], None] = lambda: None) -> Iterator[bytes]:
+    """What a state machine gave as its snapshot, one bytes object or chunks of any sizes, in pieces that are worth a
+    write and not too large for one. ``rest`` is called in between, often."""
+    buffer = bytearray()
+    for chunk in [view] if isinstance(view, (bytes, bytearray, memoryview)) else view:
+        for start in range(0, len(chunk), _PIECE_SIZE):
+            part = chunk[start : start + _PIECE_SIZE] if len(chunk) > _PIECE_SIZE else chunk
+            if len(buffer) + len(part) > _PIECE_SIZE:
+                yield bytes(buffer)
+                buffer.clear()
+                rest()
+            buffer += part
+        rest()
+    if buffer:
+        yield bytes(buffer)
 
 
 def configuration_at(

@@ -23,7 +23,7 @@ from zmqraft.api import SnapshotContext, StateMachineBase
 from zmqraft.errors import ConfigurationError
 from zmqraft.server.applier import APPLY_SIZE_MAX
 from zmqraft.server.builder import open_log, open_persistence
-from zmqraft.server.compaction import chunks_of, configuration_at, restore_state
+from zmqraft.server.compaction import configuration_at, pieces_of, restore_state
 from zmqraft.server.recovery import recover_configurations
 from zmqraft.server.settings import Settings
 from zmqraft.storage import FileLog, StatePersistence, lock_directory
@@ -154,7 +154,7 @@ def _compact(settings: Settings, log: FileLog, machine: StateMachineBase, index:
         log.packed_requests(index),
         max(log.requests_forgotten_until, forgotten_until),
     )
-    snapshot = log.begin_snapshot(index, context)(chunks_of(view))
+    snapshot = log.begin_snapshot(index, context)(pieces_of(view))
     log.sync()
     log.begin_compaction(snapshot)()
     log.compact(snapshot)
