@@ -181,3 +181,24 @@ def test_a_log_in_memory_that_changes_before_its_sync_is_done_keeps_the_change()
     log.sync()
     sync()
     assert [entry.term for entry in log.crash().read(1, 3, 1 << 20)] == [1, 1, 2]
+
+
+def test_a_sync_that_is_reported_in_the_turn_in_which_its_leader_is_deposed_counts_for_nothing(sync_s: float) -> None:
+    """The host may hand in what has arrived in any order."""
+    cluster = VirtualCluster(3)
+    cluster.start()
+    leader = cluster.leader()
+    cluster.run(1.0)
+    engine = leader.running
+    cluster.update(leader.id, b"data")
+    cluster.run(0.0)
+    sync = engine._sync
+    assert sync is not None
+    other = next(peer_id for peer_id in cluster.ids if peer_id != leader.id)
+    heartbeat = Protocols.APPEND_ENTRIES.encode_request(b"+", SECRET, other, leader.term + 1, 1, 1, 0)
+    engine.receive([b"by hand", b"\1", *heartbeat], cluster.now, cluster.wall)
+    assert leader.role == "follower"
+    before = engine.raft.synced_index
+    sync.run()
+    engine.synced(sync)
+    assert engine.raft.synced_index == before

@@ -400,6 +400,8 @@ class Engine:
         logger.info("%s: %s in term %d", self.settings.id, role.value, term)
         self._append_sizes.clear()
         self._ask_at.clear()
+        # What it covers may be cut off; `finish_turn` syncs by itself, behind it.
+        self._sync = None
         for peer_id, link in self._links.items():
             # A new leader need not reset: the votes that are still out no longer matter.
             if link.give_up() and role is not Role.LEADER:
