@@ -271,11 +271,11 @@ class Compactor:
         def rest() -> None:
             nonlocal began
             worked = time.monotonic() - began
-            if worked < _WORK_MIN:
-                return
-            if self._closed.wait(min(worked * _PAUSE_RATIO, _PAUSE_MAX)):
+            pause = min(worked * _PAUSE_RATIO, _PAUSE_MAX) if worked >= _WORK_MIN else 0.0
+            if self._closed.wait(pause):
                 raise ClosedError(f"the peer {self._id} has ended")
-            began = time.monotonic()
+            if pause:
+                began = time.monotonic()
 
         return rest
 
