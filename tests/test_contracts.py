@@ -124,6 +124,49 @@ class ForgetsBelowTheSnapshot(MemoryLog):
         self._requests = type(self._requests)(None)
 
 
+class KeepsTheLog(MemoryLog):
+    def install(self, snapshot: SnapshotBase) -> None:
+        frames = self._frames
+        super().install(snapshot)
+        self._frames = frames
+
+
+class ForgetsWhatItInstalled(MemoryLog):
+    def install(self, snapshot: SnapshotBase) -> None:
+        before = self._durable_snapshot
+        super().install(snapshot)
+        self._durable_snapshot = before
+
+
+class CutsWhenItInstalls(MemoryLog):
+    def install(self, snapshot: SnapshotBase) -> None:
+        self._terms = type(self._terms)([(snapshot.index, snapshot.term + 1)])
+        super().install(snapshot)
+
+
+class InstallsAnything(MemoryLog):
+    def install(self, snapshot: SnapshotBase) -> None:
+        assert self._receiver is not None
+        self._receiver.received = snapshot
+        super().install(snapshot)
+
+
+class TakesIdsForNewOnes(MemoryLog):
+    def install(self, snapshot: SnapshotBase) -> None:
+        super().install(snapshot)
+        self._requests = type(self._requests)(None)
+
+
+class GoesBack(MemoryLog):
+    def begin_compaction(self, snapshot: SnapshotBase) -> Callable[[], None]:
+        super().begin_compaction(snapshot)
+
+        def place() -> None:
+            self._durable_snapshot = snapshot
+
+        return place
+
+
 class ChangesVotes(MemoryPersistence):
     def update_vote(self, current_term: int, voted_for: str | None) -> None:
         self._voted_for = None
@@ -162,6 +205,12 @@ class ReadsBackwards(MemorySnapshot):
         (Logs, CompactsToAnything),
         (Logs, PlacesNothing),
         (Logs, ForgetsBelowTheSnapshot),
+        (Logs, KeepsTheLog),
+        (Logs, ForgetsWhatItInstalled),
+        (Logs, CutsWhenItInstalls),
+        (Logs, InstallsAnything),
+        (Logs, TakesIdsForNewOnes),
+        (Logs, GoesBack),
         (States, ChangesVotes),
         (States, ForgetsVotes),
         (States, SharesPeers),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from zmqraft.api.log import LogBase
 from zmqraft.api.persistence import PeersValue, PersistenceBase
 from zmqraft.api.ready_emitter import ReadyEmitter
-from zmqraft.api.snapshot import SnapshotBase, SnapshotContext
+from zmqraft.api.snapshot import SnapshotBase, SnapshotContext, SnapshotReceiver
 from zmqraft.api.state_machine import PeerHandle, StateMachineBase
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "ReadyEmitter",
     "SnapshotBase",
     "SnapshotContext",
+    "SnapshotReceiver",
     "StateMachineBase",
 ]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zmqraft.api.snapshot import SnapshotBase, SnapshotContext
+    from zmqraft.api.snapshot import SnapshotBase, SnapshotContext, SnapshotReceiver
     from zmqraft.protocol.entry import EntryBatch
     from zmqraft.storage.request_index import RequestIndex
 
@@ -144,7 +144,8 @@ class LogBase(ABC):
         durable, which may be called in another thread, while the log is used. Then `compact` follows.
 
         The entries up to the snapshot's index must be committed and synced. The function raises StorageFailedError, as
-        any later write then does. ValueError when this is no compaction: its index is not above that of the log's
+        any later write then does. It does nothing when a later snapshot was installed meanwhile: then `compact` raises
+        ValueError. ValueError when this is no compaction: its index is not above that of the log's
         snapshot, or above the last entry, or its term is not the term of the entry there.
         """
 
@@ -169,6 +170,31 @@ class LogBase(ABC):
         when there is none, or a damaged one. May be called from another thread, before any `begin_snapshot`.
         """
         return None
+
+    # --- a leader's snapshot (section 7) ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def begin_receive(self, index: int, term: int, size: int, context: SnapshotContext) -> SnapshotReceiver:
+        """Receive a snapshot of the entry at ``index`` from a leader, of ``size`` bytes of data. It changes nothing of
+        the log. One at a time: one that was begun before and was not installed is given up.
+
+        ``context`` comes from the leader too; where it sends none it is `SnapshotContext.unknown`. ValueError when
+        ``index`` is not above the log's snapshot. Raises StorageFailedError, and the log is as it was.
+        """
+
+    @abstractmethod
+    def install(self, snapshot: SnapshotBase) -> None:
+        """Let the snapshot that was received last take the place of the log's, durably when this returns.
+
+        Where the log has the snapshot's last entry, by index and term, this is a compaction: the entries behind it and
+        all request ids stay. Else the whole log gives way: it is empty then, above the snapshot, and only the request
+        ids of the snapshot's context are remembered, with its `requests_forgotten_until`. So the snapshot's index must
+        be above the commit index.
+
+        What is being done in the background for the log as it was (`begin_compaction`, `begin_prune`, `prepare`) does
+        no harm. ValueError when the snapshot is not the one received last, or not above that of the log; raises
+        StorageFailedError, as any later write then does.
+        """
 
     @property
     def wants_preparation(self) -> bool:

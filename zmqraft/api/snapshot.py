@@ -9,7 +9,7 @@ from typing import Final
 
 from zmqraft.api.persistence import PeersValue
 
-__all__ = ["SnapshotBase", "SnapshotContext"]
+__all__ = ["SnapshotBase", "SnapshotContext", "SnapshotReceiver"]
 
 #: `SnapshotBase.chunks` gives pieces of this many bytes.
 _CHUNK_SIZE: Final = 65536
@@ -31,6 +31,12 @@ class SnapshotContext:
     request_ids: bytes = b""
     #: Ids whose own time (seconds since the epoch) is at or before this may be forgotten.
     requests_forgotten_until: int = 0
+
+    @classmethod
+    def unknown(cls, now_seconds: int) -> SnapshotContext:
+        """Of a snapshot that came without, as from zmq-raft: any id of now (seconds since the epoch) or before may be
+        that of an entry which the snapshot stands for."""
+        return cls(requests_forgotten_until=now_seconds)
 
 
 class SnapshotBase(ABC):
@@ -68,3 +74,60 @@ class SnapshotBase(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release the file. May be called twice."""
+
+
+class SnapshotReceiver(ABC):
+    """A snapshot that arrives in pieces, in order: `LogBase.begin_receive` makes one.
+
+    Nothing counts on it before `finish` has returned; what a crash leaves of it is taken away.
+    """
+
+    @property
+    @abstractmethod
+    def index(self) -> int:
+        """The index of the last entry that the snapshot stands for."""
+
+    @property
+    @abstractmethod
+    def term(self) -> int:
+        """The term of that entry."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """The number of bytes of all its data."""
+
+    @property
+    @abstractmethod
+    def offset(self) -> int:
+        """The number of bytes that have come, which is where the next piece begins."""
+
+    @abstractmethod
+    def write(self, chunk: bytes | memoryview) -> None:
+        """Take the next piece, of any size. It is written and synced in bounded pieces, but may be lost in a crash.
+
+        ValueError, and nothing is taken, when it goes beyond the end. Raises StorageFailedError when it could not be
+        written: then this one is useless, and the log as it was. StorageError after `finish` or `abort`.
+        """
+
+    @abstractmethod
+    def finish(self) -> SnapshotBase:
+        """Make the complete snapshot durable, but not yet the log's: `LogBase.install` follows.
+
+        ValueError, and nothing has changed, when data is missing. Raises as `write`.
+        """
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Give up, and leave nothing behind. Nothing happens after `finish`, or the second time."""
+
+    def check_fits(self, chunk: bytes | memoryview) -> None:
+        """Raise ValueError when a piece goes beyond the end."""
+        size = memoryview(chunk).nbytes
+        if self.offset + size > self.size:
+            raise ValueError(f"{size} bytes at offset {self.offset} go beyond the end of the snapshot, {self.size}")
+
+    def check_complete(self) -> None:
+        """Raise ValueError when data is missing."""
+        if self.offset < self.size:
+            raise ValueError(f"only {self.offset} of the {self.size} bytes of the snapshot have come")

@@ -308,6 +308,11 @@ class Compactor:
 
     def _placed(self, snapshot: SnapshotBase) -> None:
         job = self._take_job()
+        if snapshot.index <= self._log.snapshot.index:
+            # A leader's snapshot, which is above it, was installed meanwhile.
+            self._waiting = None
+            self._finish(job, self._log.snapshot.index)
+            return
         self._base = configuration_at(snapshot.index, self._log, self._base)
         self._engine.compact(snapshot)
         self._waiting = None

@@ -14,8 +14,11 @@ Knows nothing of Raft. The rules, by which a crash at any moment leaves a log th
   while files change places). It is made under another name, and renamed into its place when it is needed.
 - A compaction writes a snapshot beside that of the log, then renames it over that one, durably; only then the first
   index moves up. Files below it stay for their request ids, until `begin_prune` unlinks those whose entries nobody
-  needs, oldest first. A snapshot that is above the end of the log when this is opened takes the place of the log: such
-  a replacement was interrupted, and is finished (see `log_opening`).
+  needs, oldest first.
+- A leader's snapshot is written beside that of the log too, and renamed over it. Then, where it is no compaction, the
+  log's directory gets another name, and an empty log its place. Where a crash comes in between, the snapshot is above
+  the end of the log when this is opened, or has another term than the entry there: the replacement is finished then
+  (see `log_opening`).
 - After a failed write or sync nothing is written any more (`failure` says why), nor is it tried again.
 """
 
@@ -31,24 +34,24 @@ from pathlib import PurePath
 from typing import Final
 
 from zmqraft.api.log import LogBase
-from zmqraft.api.snapshot import SnapshotBase, SnapshotContext
+from zmqraft.api.snapshot import SnapshotBase, SnapshotContext, SnapshotReceiver
 from zmqraft.constants import (
     INDEX_FILE_CAPACITY,
     INDEX_FILE_CAPACITY_MAX,
     INDEX_FILE_DATA_SIZE_MAX,
     ROTATED_FILES_MAX,
 )
-from zmqraft.errors import ConfigurationError, CorruptionError, StorageError
+from zmqraft.errors import ConfigurationError, StorageError
 from zmqraft.protocol.entry import EntryBatch
 from zmqraft.storage.checksum_segment import MARK_DURABLE, MARK_NONE, MARK_SYNCING
 from zmqraft.storage.failure import FailStop, describe
 from zmqraft.storage.fs import OS_FILE_SYSTEM, FileSystem
 from zmqraft.storage.index_file import IndexFile
-from zmqraft.storage.log_directory import LogDirectory, ensure_directory
-from zmqraft.storage.log_opening import LogContents, capacity_at, log_capacity, open_log
+from zmqraft.storage.log_directory import LogDirectory
+from zmqraft.storage.log_opening import LogContents, capacity_at, give_way, log_capacity, open_log
+from zmqraft.storage.log_snapshots import LogSnapshots, own_file
 from zmqraft.storage.request_index import RequestIndex
-from zmqraft.storage.rotation import TEMPORARY_SUFFIX, replace_file
-from zmqraft.storage.snapshot_file import SnapshotFile, SnapshotWriter
+from zmqraft.storage.snapshot_context import check_receivable
 from zmqraft.storage.tail_cache import TAIL_CACHE_SIZE_MAX, TailCache
 
 __all__ = ["FileLog"]
@@ -59,8 +62,6 @@ _log = logging.getLogger(__name__)
 _OPEN_FILES_MAX: Final = 64
 #: Files are allocated ahead by that many bytes; by a quarter where somebody waits for it.
 _ALLOCATION_SIZE: Final = 4 << 20
-#: A snapshot that is complete, and may yet take the place of the log's, is called that with this suffix.
-_NEXT_SUFFIX: Final = ".next"
 #: Zeros are written into the next file, so that its syncs are faster, where it will have less data than this, and the
 #: batches of the file before had less on average.
 _FILLED_SIZE_MAX: Final = 8 << 20
@@ -76,8 +77,7 @@ class FileLog(FailStop, LogBase):
         directory: LogDirectory,
         contents: LogContents,
         snapshot: SnapshotBase,
-        snapshot_path: str,
-        old_snapshots_max: int,
+        snapshots: LogSnapshots,
         capacity: int,
         data_size_max: int,
         open_files_max: int,
@@ -89,9 +89,10 @@ class FileLog(FailStop, LogBase):
         self._directory = directory
         self._contents = contents
         self._files = contents.files
+        # Whoever changes it does not close the one before: somebody may be reading that. Its file is closed with the
+        # last one who does.
         self._snapshot = snapshot
-        self._snapshot_path = snapshot_path
-        self._old_snapshots_max = old_snapshots_max
+        self._snapshots = snapshots
         self._capacity = capacity
         self._data_size_max = data_size_max
         self._open_files_max = open_files_max
@@ -112,6 +113,8 @@ class FileLog(FailStop, LogBase):
         self._batch_count = 0
         # Held while files are made ahead or allocated, and while they come, go or are cut.
         self._files_lock = threading.Lock()
+        # Held while files are removed that nobody needs, and while the log gives way to a snapshot.
+        self._removing = threading.Lock()
 
     @classmethod
     def open(
@@ -147,8 +150,8 @@ class FileLog(FailStop, LogBase):
             )
         directory = LogDirectory(fs, str(PurePath(path)))
         try:
-            snapshot_path = str(PurePath(snapshot_path))
-            snapshot = _open_snapshot(fs, snapshot_path)
+            snapshots = LogSnapshots(fs, snapshot_path, old_snapshots_max)
+            snapshot = snapshots.open()
             contents = LogContents()
             try:
                 contents = open_log(directory, snapshot, capacity, remember_after_seconds, request_id_cache_max)
@@ -170,8 +173,7 @@ class FileLog(FailStop, LogBase):
             directory,
             contents,
             snapshot,
-            snapshot_path,
-            old_snapshots_max,
+            snapshots,
             capacity,
             data_size_max,
             open_files_max,
@@ -473,28 +475,17 @@ class FileLog(FailStop, LogBase):
             raise ValueError(
                 f"no snapshot can be taken at {index}: the log has entries {self.first_index} to {self._last_index}"
             )
-        fs, path = self._directory.fs, self._snapshot_path + _NEXT_SUFFIX
-
-        def write(chunks: Iterable[bytes]) -> SnapshotBase:
-            with SnapshotWriter(path, index, term, fs=fs, context=context, kept_max=0) as writer:
-                for chunk in chunks:
-                    writer.write(chunk)
-                return writer.finish()
-
-        return write
+        return self._snapshots.begin(index, term, context)
 
     def begin_compaction(self, snapshot: SnapshotBase) -> Callable[[], None]:
         self.check_writable()
         self._check_compaction(snapshot)
-        if not isinstance(snapshot, SnapshotFile):
-            raise TypeError(f"a snapshot of another log: {snapshot!r}")
+        own_file(snapshot)
+        return lambda: self._place(snapshot)
 
-        def place() -> None:
-            with self.writing(f"install the snapshot of entry {snapshot.index}"):
-                replace_file(self._directory.fs, snapshot.path, self._snapshot_path, kept_max=self._old_snapshots_max)
-            snapshot.path = self._snapshot_path
-
-        return place
+    def _place(self, snapshot: SnapshotBase) -> None:
+        with self.writing(f"install the snapshot of entry {snapshot.index}"):
+            self._snapshots.place(snapshot)
 
     def _check_compaction(self, snapshot: SnapshotBase) -> None:
         if not self._snapshot.index < snapshot.index <= self._last_index:
@@ -508,7 +499,6 @@ class FileLog(FailStop, LogBase):
     def compact(self, snapshot: SnapshotBase) -> None:
         self.check_writable()
         self._check_compaction(snapshot)
-        # Not closed: somebody may be reading it. Its file is, with the last one who does.
         self._snapshot = snapshot
 
     def begin_prune(self, keep_files: int = 0) -> Callable[[], None] | None:
@@ -517,16 +507,20 @@ class FileLog(FailStop, LogBase):
         paths = paths[: len(paths) - keep_files] if keep_files < len(paths) else []
         if not paths:
             return None
+        files = self._files
         with self._files_lock:
-            removed = self._files[: len(paths)]
-            del self._files[: len(paths)]
+            removed = files[: len(paths)]
+            del files[: len(paths)]
         for file in removed:
             self._recent.pop(file.first_index, None)
             file.close()
 
         def remove() -> None:
-            with self.writing("remove files that are no longer needed"):
-                self._directory.remove_files(paths)
+            with self._removing:
+                # Else the log has given way to a snapshot, and its directory has another name.
+                if self._files is files:
+                    with self.writing("remove files that are no longer needed"):
+                        self._directory.remove_files(paths)
 
         return remove
 
@@ -537,27 +531,44 @@ class FileLog(FailStop, LogBase):
         return [file.path for file in self._files[:-1] if file.last_index <= needed]
 
     def find_snapshot(self) -> SnapshotBase | None:
-        fs, path = self._directory.fs, self._snapshot_path + _NEXT_SUFFIX
-        if fs.kind(path + TEMPORARY_SUFFIX) is not None:
-            self._remove_useless(path + TEMPORARY_SUFFIX, "it was not written to its end")
-        try:
-            snapshot = SnapshotFile.open(path, fs=fs)
-        except FileNotFoundError:
-            return None
-        except CorruptionError as error:
-            self._remove_useless(path, str(error))
-            return None
-        if snapshot.index > self._snapshot.index:
-            return snapshot
-        snapshot.close()
-        self._remove_useless(path, f"it is not above the log's, of index {self._snapshot.index}")
-        return None
+        return self._snapshots.find_waiting()
 
-    def _remove_useless(self, path: str, reason: str) -> None:
-        """Nothing depends on it: another snapshot is taken."""
-        _log.warning("removing the snapshot %s: %s", path, reason)
-        with contextlib.suppress(OSError):
-            self._directory.fs.unlink(path)
+    # --- a leader's snapshot --------------------------------------------------------------------------------------
+
+    def begin_receive(self, index: int, term: int, size: int, context: SnapshotContext) -> SnapshotReceiver:
+        self._check_open()
+        check_receivable(self._snapshot, index, term, size, context)
+        return self._snapshots.receive(index, term, size, context)
+
+    def install(self, snapshot: SnapshotBase) -> None:
+        self._snapshots.check_received(snapshot)
+        if snapshot.index <= self.snapshot.index:
+            raise ValueError(f"the snapshot of entry {snapshot.index} is not above {self.snapshot.index}, the log's")
+        # A crash from here on must not leave less of the log than what the snapshot is compared with.
+        self.sync()
+        self._place(snapshot)
+        if self.term_at(snapshot.index) != snapshot.term:
+            with (
+                self.writing(f"start anew behind the snapshot of entry {snapshot.index}"),
+                self._removing,
+                self._files_lock,
+            ):
+                self._give_way(snapshot)
+        self._snapshot = snapshot
+
+    def _give_way(self, snapshot: SnapshotBase) -> None:
+        """Let an empty log take the place of this one. `open_log` does the same where a crash comes in between."""
+        self._close_spare()
+        self._directory.remove_spare()
+        self._recent.clear()
+        self._tail.truncate_after(-1)
+        self._dirty = False
+        self._batch_count = 0
+        contents = give_way(self._directory, self._contents, snapshot)
+        first_index = snapshot.index + 1
+        contents.files.append(self._directory.create_file(first_index, capacity_at(first_index, self._capacity)))
+        self._contents, self._files = contents, contents.files
+        self._last_index = snapshot.index
 
     def close(self) -> None:
         """Release the files. What was not synced is not: then they are left as a crash would leave them."""
@@ -577,6 +588,7 @@ class FileLog(FailStop, LogBase):
             self.fail(StorageError("it is closed"))
         self._tail = TailCache(0)
         self._contents.close()
+        self._snapshots.close()
         self._snapshot.close()
 
     def _check_open(self) -> None:
@@ -602,12 +614,3 @@ class FileLog(FailStop, LogBase):
 
 def _first_index(file: IndexFile) -> int:
     return file.first_index
-
-
-def _open_snapshot(fs: FileSystem, path: str) -> SnapshotFile:
-    """Open the snapshot; make the empty one, which zmq-raft expects too, where there is none."""
-    try:
-        return SnapshotFile.open(path, fs=fs)
-    except FileNotFoundError:
-        ensure_directory(fs, str(PurePath(path).parent))
-        return SnapshotFile.create(path, 0, 0, fs=fs)

@@ -30,7 +30,7 @@ from zmqraft.storage.term_runs import TermRuns
 from zmqraft.storage.token_file import REMEDY, IncompleteHeaderError
 from zmqraft.storage.torn_tail import check_table, trim_torn_tail
 
-__all__ = ["LogContents", "capacity_at", "check_name", "check_term", "gaps", "log_capacity", "open_log"]
+__all__ = ["LogContents", "capacity_at", "check_name", "check_term", "gaps", "give_way", "log_capacity", "open_log"]
 
 _log = logging.getLogger(__name__)
 
@@ -105,9 +105,7 @@ def open_log(
         first_index = contents.files[0].first_index if contents.files else snapshot.index + 1
         _add_requests(contents, snapshot, min(first_index - 1, snapshot.index), after_seconds)
         _scan(contents, after_seconds)
-        matching = _match_snapshot(directory, contents, snapshot)
-        if matching is not contents:
-            _add_requests(matching, snapshot, snapshot.index, after_seconds)
+        matching = _match_snapshot(directory, contents, snapshot, after_seconds)
         for file in matching.files[-1:]:
             _note_leftovers(file)
             file.begin()
@@ -288,7 +286,32 @@ def _add_requests(contents: LogContents, snapshot: SnapshotBase, last_index: int
         raise CorruptionError(f"the snapshot of index {snapshot.index}: {error}; {REMEDY}") from None
 
 
-def _match_snapshot(directory: LogDirectory, contents: LogContents, snapshot: SnapshotBase) -> LogContents:
+def give_way(
+    directory: LogDirectory, contents: LogContents, snapshot: SnapshotBase, after_seconds: int = 0
+) -> LogContents:
+    """Give the log another name, durably, since a snapshot takes its place: what is known of the log behind that.
+
+    It has no file yet. Raises CorruptionError, OSError.
+    """
+    contents.close()
+    name = rotate_directory(directory.fs, directory.path)
+    _log.warning(
+        "the log %s, which ends with entry %d, gives way to the snapshot of entry %d (term %d); it is kept as %s",
+        directory.path,
+        contents.last_index,
+        snapshot.index,
+        snapshot.term,
+        name,
+        extra={"file": directory.path},
+    )
+    behind = LogContents(requests=RequestIndex(contents.requests.bound))
+    _add_requests(behind, snapshot, snapshot.index, after_seconds)
+    return behind
+
+
+def _match_snapshot(
+    directory: LogDirectory, contents: LogContents, snapshot: SnapshotBase, after_seconds: int
+) -> LogContents:
     if not contents.files:
         return contents
     first_index, last_index = contents.files[0].first_index, contents.last_index
@@ -301,18 +324,7 @@ def _match_snapshot(directory: LogDirectory, contents: LogContents, snapshot: Sn
             index=first_index,
         )
     if last_index < snapshot.index or _conflicts(contents, snapshot):
-        contents.close()
-        name = rotate_directory(directory.fs, directory.path)
-        _log.warning(
-            "the log %s, which ends with entry %d, gives way to the snapshot of entry %d (term %d); it is kept as %s",
-            directory.path,
-            last_index,
-            snapshot.index,
-            snapshot.term,
-            name,
-            extra={"file": directory.path},
-        )
-        return LogContents(requests=RequestIndex(contents.requests.bound))
+        return give_way(directory, contents, snapshot, after_seconds)
     term = contents.terms.term_at(snapshot.index + 1)
     if last_index > snapshot.index and term is not None and term < snapshot.term:
         raise CorruptionError(

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable
 
 from zmqraft.api.log import LogBase
 from zmqraft.api.persistence import PeersValue, PersistenceBase
-from zmqraft.api.snapshot import SnapshotBase, SnapshotContext
-from zmqraft.errors import StorageFailedError
+from zmqraft.api.snapshot import SnapshotBase, SnapshotContext, SnapshotReceiver
+from zmqraft.errors import StorageError, StorageFailedError
 from zmqraft.protocol.entry import EntryBatch
 from zmqraft.storage.failure import FailStop
 from zmqraft.storage.raft_persistence import check_vote
 from zmqraft.storage.request_index import RequestIndex
+from zmqraft.storage.snapshot_context import check_receivable
 from zmqraft.storage.term_runs import TermRuns
 
 __all__ = ["MemoryLog", "MemoryPersistence", "MemorySnapshot"]
@@ -56,6 +57,55 @@ class MemorySnapshot(SnapshotBase):
         pass
 
 
+class _MemoryReceiver(SnapshotReceiver):
+    """A snapshot that arrives."""
+
+    def __init__(self, index: int, term: int, size: int, context: SnapshotContext) -> None:
+        self._index = index
+        self._term = term
+        self._size = size
+        self._context = context
+        self._data: bytearray | None = bytearray()
+        #: What `finish` returned.
+        self.received: SnapshotBase | None = None
+
+    @property
+    def index(self) -> int:
+        return self._index
+
+    @property
+    def term(self) -> int:
+        return self._term
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def offset(self) -> int:
+        return self._size if self._data is None else len(self._data)
+
+    def _open_data(self) -> bytearray:
+        if self._data is None:
+            raise StorageError("the snapshot is already finished or given up")
+        return self._data
+
+    def write(self, chunk: bytes | memoryview) -> None:
+        data = self._open_data()
+        self.check_fits(chunk)
+        data += chunk
+
+    def finish(self) -> SnapshotBase:
+        data = self._open_data()
+        self.check_complete()
+        self._data = None
+        self.received = MemorySnapshot(self._index, self._term, bytes(data), self._context)
+        return self.received
+
+    def abort(self) -> None:
+        self._data = None
+
+
 class MemoryLog(FailStop, LogBase):
     """A log whose entries are a list of frames. ``sync_count`` counts the syncs that had something to do."""
 
@@ -81,6 +131,7 @@ class MemoryLog(FailStop, LogBase):
         self._requests.add_packed(context.request_ids, self._snapshot.index)
         # What a crash would find: maybe a newer one than `compact` was told.
         self._durable_snapshot = self._snapshot
+        self._receiver: _MemoryReceiver | None = None
         self.sync_count = 0
         # What `begin_sync` gave out and has not run.
         self._syncing: Callable[[], None] | None = None
@@ -227,7 +278,8 @@ class MemoryLog(FailStop, LogBase):
         self._check_compaction(snapshot)
 
         def place() -> None:
-            self._durable_snapshot = snapshot
+            if snapshot.index > self._durable_snapshot.index:
+                self._durable_snapshot = snapshot
 
         return place
 
@@ -252,6 +304,29 @@ class MemoryLog(FailStop, LogBase):
         self._common = max(self._common - count, 0)
         self._terms = TermRuns(runs)
         self._configs = [config for config in self._configs if config > snapshot.index]
+
+    def begin_receive(self, index: int, term: int, size: int, context: SnapshotContext) -> SnapshotReceiver:
+        check_receivable(self._snapshot, index, term, size, context)
+        if self._receiver is not None:
+            self._receiver.abort()
+        self._receiver = _MemoryReceiver(index, term, size, context)
+        return self._receiver
+
+    def install(self, snapshot: SnapshotBase) -> None:
+        if self._receiver is None or self._receiver.received is not snapshot:
+            raise ValueError(f"{snapshot!r} is not the snapshot that was received last")
+        if snapshot.index <= self._snapshot.index:
+            raise ValueError(f"the snapshot of entry {snapshot.index} is not above {self._snapshot.index}, the log's")
+        self.sync()
+        self._durable_snapshot = snapshot
+        if self.term_at(snapshot.index) == snapshot.term:
+            self.compact(snapshot)
+            return
+        bound = self._requests.bound
+        empty = MemoryLog(snapshot=snapshot, request_id_cache_max=bound)
+        self._snapshot, self._first_index = snapshot, empty._first_index
+        self._frames, self._durable_frames, self._common = [], [], 0
+        self._terms, self._configs, self._requests = empty._terms, empty._configs, empty._requests
 
     def close(self) -> None:
         pass

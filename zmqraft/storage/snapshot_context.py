@@ -17,23 +17,44 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from zmqraft.api.snapshot import SnapshotContext
+from zmqraft.api.snapshot import SnapshotBase, SnapshotContext
+from zmqraft.constants import INTEGER_MAX
 from zmqraft.errors import CorruptionError, RemoteProtocolError, shown
 from zmqraft.protocol import decode_json, encode_json
 from zmqraft.storage.raft_persistence import check_peers
+from zmqraft.storage.request_index import RequestIndex
 from zmqraft.storage.token_file import REMEDY, Segment, encode_segment
 
-__all__ = ["decode_context", "encode_context"]
+__all__ = ["check_receivable", "decode_context", "encode_context", "parse_context"]
 
 _CONF: Final = b"CONF"
 _REQS: Final = b"REQS"
 _VERSION: Final = 1
+_SEGMENT_HEAD: Final = struct.Struct("<4sI")
 #: Version, seconds.
 _REQS_HEAD: Final = struct.Struct("<IQ")
 
 
+def check_receivable(current: SnapshotBase, index: int, term: int, size: int, context: SnapshotContext) -> None:
+    """Raise ValueError when a log above the snapshot ``current`` cannot receive this one: what would be damage once it
+    is on the disk is not let in."""
+    if not current.index < index <= INTEGER_MAX:
+        raise ValueError(f"a snapshot of entry {index} is not above that of the log, of entry {current.index}")
+    if not current.term <= term <= INTEGER_MAX:
+        raise ValueError(f"a snapshot of term {term} above one of term {current.term}")
+    if not 0 <= size <= INTEGER_MAX:
+        raise ValueError(f"a snapshot of {size} bytes")
+    if context.peers is not None:
+        check_peers(context.peers)
+    if not 0 <= context.peers_index <= index:
+        raise ValueError(f"the configuration of entry {context.peers_index} in a snapshot of entry {index}")
+    if not 0 <= context.requests_forgotten_until <= INTEGER_MAX:
+        raise ValueError(f"request ids forgotten until {context.requests_forgotten_until}")
+    RequestIndex().add_packed(context.request_ids, index)
+
+
 def encode_context(context: SnapshotContext) -> bytes:
-    """The segments."""
+    """The segments, one after the other."""
     parts = []
     if context.peers is not None:
         peers = check_peers(context.peers)
@@ -42,6 +63,23 @@ def encode_context(context: SnapshotContext) -> bytes:
         head = _REQS_HEAD.pack(_VERSION, context.requests_forgotten_until)
         parts.append(encode_segment(_REQS, head + context.request_ids))
     return b"".join(parts)
+
+
+def parse_context(data: bytes) -> SnapshotContext:
+    """The context from what another peer's `encode_context` gave. Raises RemoteProtocolError."""
+    segments: dict[bytes, Segment] = {}
+    offset = 0
+    while offset < len(data):
+        token, length = _SEGMENT_HEAD.unpack(data[offset : offset + _SEGMENT_HEAD.size].ljust(_SEGMENT_HEAD.size))
+        offset += _SEGMENT_HEAD.size
+        if offset + length > len(data):
+            raise RemoteProtocolError(f"a context of {len(data)} bytes with a segment up to {offset + length}")
+        segments.setdefault(token, Segment(offset, length))
+        offset += length + -length % 4
+    try:
+        return decode_context("the context", segments, lambda size, at: data[at : at + size])
+    except CorruptionError as error:
+        raise RemoteProtocolError(str(error).removesuffix(f"; {REMEDY}")) from None
 
 
 def decode_context(path: str, segments: Mapping[bytes, Segment], read: Callable[[int, int], bytes]) -> SnapshotContext:

@@ -309,8 +309,8 @@ class SnapshotWriter(FailStop):
         if not (0 <= index <= INTEGER_MAX and 0 <= term <= INTEGER_MAX):
             raise ValueError(f"no snapshot has index {index} and term {term}")
         self._fs = fs
-        self._index = index
-        self._term = term
+        self.index = index
+        self.term = term
         self._kept_max = kept_max
         #: The number of bytes of data written so far.
         self.size = 0
@@ -332,7 +332,7 @@ class SnapshotWriter(FailStop):
 
     def _front(self, checksum: int) -> bytes:
         """What is in front of the context: the part of the header that is only known in the end."""
-        head = encode_segment(_SNAP, _HEAD.pack(_VERSION, self._index, self._term, self.size))
+        head = encode_segment(_SNAP, _HEAD.pack(_VERSION, self.index, self.term, self.size))
         return b"".join((head, self._meta, encode_segment(_CRCS, _CHECKSUM.pack(_VERSION, checksum))))
 
     def _open_handle(self) -> int:

@@ -6,7 +6,7 @@ the place of the one that ships.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
@@ -17,22 +17,12 @@ from zmqraft.api.snapshot import SnapshotContext
 from zmqraft.protocol.entry import EntryBatch, EntryType, LogEntry
 from zmqraft.testing.contract import check, check_refused
 from zmqraft.testing.entries import batch_of, make_entry, random_entry, read_all
+from zmqraft.testing.install_contract import PEERS, InstallContract, compact_log
 
 __all__ = ["LogContract"]
 
 
-_PEERS = [("1", "tcp://127.0.0.1:8047"), ("2", "tcp://127.0.0.1:8147")]
-
-
-def compact_log(log: LogBase, index: int, data: bytes) -> None:
-    """Take a snapshot and compact the log with it, at once."""
-    context = SnapshotContext(_PEERS, 1, log.packed_requests(index), 7)
-    snapshot = log.begin_snapshot(index, context)([data])
-    log.begin_compaction(snapshot)()
-    log.compact(snapshot)
-
-
-class LogContract(ABC):
+class LogContract(InstallContract):
     """Derive from this, and implement `open_log`."""
 
     #: Each makes another run of the random tests.
@@ -249,7 +239,7 @@ class LogContract(ABC):
             check((log.first_index, log.last_index), (index + 1, 30), "first_index and last_index")
             check((log.snapshot.index, log.snapshot.term), (index, entries[index - 1].term), "the snapshot")
             check(log.snapshot.read(0, 100), b"state at %d" % index, "the data of the snapshot")
-            check(log.snapshot.context, SnapshotContext(_PEERS, 1, log.packed_requests(index), 7), "its context")
+            check(log.snapshot.context, SnapshotContext(PEERS, 1, log.packed_requests(index), 7), "its context")
             check(
                 before.read(0, 100), b"state at %d" % before.index if before.index else b"", "the data of the old one"
             )
