@@ -10,7 +10,7 @@ from typing import Final
 
 #: The largest integer on the wire and on disk: the largest that a float64 holds with all below it (Node's limit).
 INTEGER_MAX: Final = 2**53 - 1
-#: A message of a peer that states a higher term than this, and one that is so far above one's own, is malformed. No
+#: A message of a peer that states a higher term than this, and one that is so far above one's own, is not believed. No
 #: cluster gets there by itself; one that a single message has led there still has terms left.
 TERM_JUMP_MAX: Final = 2**52
 TERM_STEP_MAX: Final = 2**32

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support.virtual_cluster import SECRET, VirtualCluster
+from zmqraft.constants import TERM_JUMP_MAX
 from zmqraft.errors import InvariantError
 from zmqraft.protocol import Protocols, encode_uint
 
@@ -337,3 +338,29 @@ def test_one_message_does_not_use_up_the_terms(term: int) -> None:
         cluster.start(leader.id)
         cluster.commit(b"still here")
     assert [peer.failure for peer in cluster.peers.values()] == [None] * 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("high", ["1", "12", "23"])
+def test_peers_that_a_message_has_led_far_away_are_followed(high: str, seed: int) -> None:
+    """Else those beyond the term that one may jump to, and those far below, would never take each other's messages."""
+    cluster = VirtualCluster(3, seed)
+    for peer_id in high:
+        cluster.peers[peer_id].put_log([], TERM_JUMP_MAX + 5)
+    cluster.start()
+    cluster.commit(b"together")
+    cluster.run_until(lambda: {peer.term for peer in cluster.peers.values()} == {cluster.leader().term})
+    assert cluster.leader().term > TERM_JUMP_MAX + 5
+
+
+def test_a_leader_far_below_makes_way_for_those_whom_a_message_has_led_away() -> None:
+    cluster = VirtualCluster(3)
+    cluster.start()
+    cluster.commit(b"before")
+    away = next(peer_id for peer_id in cluster.ids if peer_id != cluster.leader().id)
+    cluster.crash(away)
+    cluster.peers[away].persistence.update_vote(TERM_JUMP_MAX + 1, None)
+    cluster.start(away)
+    cluster.commit(b"after")
+    cluster.run_until(lambda: len(cluster.peers[away].applied) >= 4)
+    assert cluster.leader().term > TERM_JUMP_MAX

@@ -18,9 +18,8 @@ from support.hostile import hostile_frame, hostile_messages
 from support.local_cluster import SECRET, RawClient, cluster_settings, wait_for
 from support.virtual_cluster import SECRET as VIRTUAL_SECRET
 from support.virtual_cluster import VirtualCluster
-from zmqraft import constants
 from zmqraft.client import ZmqRaftClient, ZmqRaftSubscriber
-from zmqraft.protocol import encode_uint, new_request_id
+from zmqraft.protocol import new_request_id
 from zmqraft.server import rpc_socket
 from zmqraft.server.builder import build_peer
 
@@ -193,10 +192,6 @@ class HostilePeer(threading.Thread):
                     reply = [
                         hostile_frame(random)[:REPLY_SIZE_MAX] for _ in range(random.choice((0, 1, 2, 2, 3, 1000)))
                     ]
-                    # A member that states the highest term one may jump to can part the others for good: a known hole,
-                    # see "What is not (yet)" in the README. It is in the term, the first frame.
-                    if reply and reply[0] == encode_uint(constants.TERM_JUMP_MAX):
-                        reply[0] = b""
                     router.send_multipart([identity, random.choice((message_id, b"\1", b"\xff" * 4, b"")), *reply])
                     self.answered += 1
 

@@ -346,6 +346,12 @@ class Raft:
         self._commit_to(min(request.commit_index, verified))
         return AppendReply(self.current_term, True)
 
+    def step_higher_term(self, term: int, now: float, *, leads: bool) -> None:
+        """A peer's own term is too far away to follow; ``term`` is as near to it as one may go at once. As with any
+        term, one who does not say that he ``leads`` does not matter to a peer that hears a leader."""
+        if term > self.current_term and (leads or not self._hears_leader(now)):
+            self.become_follower(term, None, now)
+
     def step_commit_notice(self, notice: CommitNotice, now: float) -> None:
         """The leader's commit index by itself. It counts for what the leader's appends of this term have shown to be
         its log; from anybody else, or of another term, it is ignored.

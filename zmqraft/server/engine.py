@@ -48,7 +48,7 @@ from zmqraft.protocol import EntryBatch, LogEntry, Protocols
 from zmqraft.server.client_requests import ClientRequests
 from zmqraft.server.commit_loop import Intake, ReplyQueue
 from zmqraft.server.peer_link import Message, PeerLink
-from zmqraft.server.peer_requests import PeerRequests, check_term
+from zmqraft.server.peer_requests import PeerRequests, reachable_term
 from zmqraft.server.recovery import open_raft
 from zmqraft.server.settings import Settings
 
@@ -230,7 +230,6 @@ class Engine:
             return
         try:
             reply = self._decode_reply(frames[1:])
-            check_term(reply.term, self.raft.current_term)
         except RemoteProtocolError as error:
             self._drop("malformed reply", error)
             return
@@ -255,8 +254,10 @@ class Engine:
     def _decode_reply(self, frames: Sequence[bytes]) -> VoteReply | AppendReply:
         # The links are reset with every change of role, so the role says what the outstanding request was.
         if self.raft.role is Role.CANDIDATE:
-            return VoteReply(*Protocols.REQUEST_VOTE.decode_response(frames))
-        return AppendReply(*Protocols.APPEND_ENTRIES.decode_response(frames))
+            term, granted = Protocols.REQUEST_VOTE.decode_response(frames)
+            return VoteReply(reachable_term(term, self.raft.current_term), granted)
+        term, success, *conflict = Protocols.APPEND_ENTRIES.decode_response(frames)
+        return AppendReply(reachable_term(term, self.raft.current_term), success, *conflict)
 
     def applied(self, index: int) -> None:
         """The state machine has applied every entry up to ``index``."""

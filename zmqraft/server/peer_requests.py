@@ -16,7 +16,7 @@ from zmqraft.core.raft import Raft
 from zmqraft.errors import RemoteProtocolError
 from zmqraft.protocol import EntryBatch, Protocols, decode_json
 
-__all__ = ["PeerRequests", "check_term", "configurations_of"]
+__all__ = ["PeerRequests", "configurations_of", "reachable_term"]
 
 _TYPES = (constants.REQUEST_VOTE, constants.APPEND_ENTRIES, constants.INSTALL_SNAPSHOT, constants.COMMIT_NOTICE)
 _MESSAGE_ID_SIZE_MAX = 3
@@ -34,10 +34,17 @@ def configurations_of(batch: EntryBatch) -> list[tuple[int, ClusterConfiguration
     return configurations
 
 
-def check_term(term: int, current_term: int) -> None:
-    """Raise RemoteProtocolError when a peer cannot be in ``term``, with this one in ``current_term``."""
-    if term > max(constants.TERM_JUMP_MAX, current_term + constants.TERM_STEP_MAX):
-        raise RemoteProtocolError(f"a peer cannot be in term {term} with this one in term {current_term}")
+def reachable_term(term: int, current_term: int) -> int:
+    """How much of the term that a peer states is believed: all of it, if that is not too far away; else a peer far
+    below goes up to the highest term that one may jump to, from where it can follow others that were led there.
+
+    Raises RemoteProtocolError when it is beyond that as well.
+    """
+    if term <= max(constants.TERM_JUMP_MAX, current_term + constants.TERM_STEP_MAX):
+        return term
+    if current_term < constants.TERM_JUMP_MAX:
+        return constants.TERM_JUMP_MAX
+    raise RemoteProtocolError(f"a peer cannot be in term {term} with this one in term {current_term}")
 
 
 class PeerRequests:
@@ -55,7 +62,7 @@ class PeerRequests:
         ``entries`` are those of an AppendEntries whose frames are not among the others.
 
         None when the type is not one of peers' (see `is_peer_type`) or the sender is not to be answered. Raises
-        RemoteProtocolError when the message does not decode; then nothing has changed.
+        RemoteProtocolError when the message does not decode; then nothing has changed but, at most, the term.
         """
         if len(message_id) > _MESSAGE_ID_SIZE_MAX:
             raise RemoteProtocolError(f"the message id of a peer has 1 to 3 bytes, not {len(message_id)}")
@@ -76,7 +83,7 @@ class PeerRequests:
     def _request_vote(self, frames: Sequence[bytes], now: float) -> list[bytes] | None:
         _, _, candidate_id, term, last_index, last_term = Protocols.REQUEST_VOTE.decode_request(frames)
         self._check_sender(candidate_id)
-        check_term(term, self._raft.current_term)
+        self._check_term(term, now, leads=False)
         reply = self._raft.step_request_vote(RequestVote(candidate_id, term, last_index, last_term), now)
         return None if reply is None else Protocols.REQUEST_VOTE.encode_response(reply.term, reply.granted)
 
@@ -87,7 +94,7 @@ class PeerRequests:
             Protocols.APPEND_ENTRIES.decode_request(frames)
         )
         self._check_sender(leader_id)
-        check_term(term, self._raft.current_term)
+        self._check_term(term, now, leads=True)
         last = self._last.get(leader_id)
         if last is not None and last[:2] == (identity, message_id):
             return last[2]
@@ -117,6 +124,11 @@ class PeerRequests:
     def _check_sender(self, peer_id: str) -> None:
         if peer_id == self._raft.id or peer_id not in self._raft.configuration:
             raise RemoteProtocolError(f"a peer message from {peer_id!r:.100}, which is not a member")
+
+    def _check_term(self, term: int, now: float, *, leads: bool) -> None:
+        if (reachable := reachable_term(term, self._raft.current_term)) != term:
+            self._raft.step_higher_term(reachable, now, leads=leads)
+            raise RemoteProtocolError(f"a peer in term {term}, far above {self._raft.current_term}")
 
     @staticmethod
     def _check_terms(entries: EntryBatch, term: int, prev_index: int, prev_term: int) -> None:
