@@ -193,7 +193,7 @@ def write_compacted_log(data: Path) -> list[LogEntry]:
     with contextlib.closing(FileLog.open(data / "log", data / "snap", capacity=256)) as log:
         log.append(batch_of(*entries))
         log.sync()
-        context = SnapshotContext(None, None, log.packed_requests(SNAPSHOT_INDEX))
+        context = SnapshotContext(None, 0, log.packed_requests(SNAPSHOT_INDEX))
         snapshot = log.begin_snapshot(SNAPSHOT_INDEX, context)([SNAPSHOT])
         log.begin_compaction(snapshot)()
         log.compact(snapshot)

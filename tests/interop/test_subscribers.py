@@ -77,7 +77,7 @@ def test_every_entry_once_through_leader_changes(modules: Path, tmp_path: Path, 
         early.write(request_id, b"from the writing side")
         made |= update(client, 1, "the last")
         last = max(made.values())
-        log = [entry for entry in client.request_entries(0)]
+        log = list(client.request_entries(0))
         for subscriber, first in ((early, 1), (middle, 101)):
             entries = subscriber.wait_index(last)
             assert [entry.index for entry in entries] == list(range(first, last + 1))

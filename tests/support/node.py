@@ -87,7 +87,7 @@ class NodeProgram:
 
     def __init__(self, modules: Path, script: str, *arguments: str | Path) -> None:
         self.name = " ".join([script, *(str(argument) for argument in arguments[-1:])])
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close` and `kill`)
         self._changed = threading.Condition()
         self._calls: dict[int, Future[Any]] = {}
         self._numbers = itertools.count(1)

@@ -60,8 +60,9 @@ serve({
   // A snapshot that takes the place of entries of the log, or of all of it.
   install: async ({index, term, data, compaction}) => {
     const content = toBytes(data);
-    const snapshot = log.createTmpSnapshot(index, compaction ? await log.termAt(index) : term, content);
+    const snapshot = log.createTmpSnapshot(index, compaction ? await log.termAt(index) : term, content.length);
     await snapshot.ready();
+    await snapshot.write(content, 0, content.length, 0);
     await log.installSnapshot(snapshot, compaction);
     return describe();
   },
