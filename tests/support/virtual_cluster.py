@@ -17,7 +17,8 @@ import pytest
 from zmqraft.constants import CAPABILITIES
 from zmqraft.errors import ZmqRaftError
 from zmqraft.protocol import ABSENT, EntryBatch, EntryType, LogEntry, Protocols, encode_uint, new_request_id
-from zmqraft.server.engine import BackgroundSync, Engine, LinkAction
+from zmqraft.server.engine import BackgroundSync, Engine
+from zmqraft.server.peer_calls import LinkAction
 from zmqraft.server.settings import DataSettings, PeerAddress, Settings
 from zmqraft.storage import MemoryLog, MemoryPersistence
 
@@ -217,6 +218,9 @@ class VirtualCluster:
             actions = engine.finish_turn(self.now, in_background=self.sync_s is not None)
             if (sync := engine.take_sync()) is not None:
                 self._run_in_background(peer, sync)
+            if (snapshot := engine.take_restore()) is not None:
+                peer.restore(snapshot)
+                engine.applied(snapshot.index)
             while (batch := engine.take_committed(1 << 20)) is not None:
                 peer.applied.extend(batch)
                 engine.applied(batch.last_index)
