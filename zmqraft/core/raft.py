@@ -136,7 +136,8 @@ class Raft:
         self._effects: list[LogEffect] = []
         # The log is the current leader's up to here, as far as it has shown: never beyond the last entry.
         self._verified_index = 0
-        self._leader_heard_at = -math.inf
+        #: When a leader was last heard.
+        self.leader_heard_at = -math.inf
         # A leader need not look for its majority before this time.
         self._quorum_until = now
         # Of the election under way, while a candidate:
@@ -198,7 +199,7 @@ class Raft:
         """Whether a leader was heard within the minimum election timeout (section 6, last part; thesis 4.2.3)."""
         if self.is_leader:
             return is_quorum(self._contacts_since(now - self._timing.election_min), self.configuration.voters)
-        return self.leader_id is not None and now - self._leader_heard_at < self._timing.election_min
+        return self.leader_id is not None and now - self.leader_heard_at < self._timing.election_min
 
     def _contacts_since(self, since: float) -> set[str]:
         return {self.id} | {peer for peer, progress in self.progress.items() if progress.last_contact >= since}
@@ -448,6 +449,26 @@ class Raft:
         self._verified_index = max(self._verified_index, index)
         self._follow_configuration()
 
+    def step_committed_entries(
+        self, entries: Entries, configurations: Sequence[tuple[int, ClusterConfiguration]], now: float
+    ) -> None:
+        """Entries that a peer which is no member has read from a leader, so they are committed. Nothing happens to
+        others, or when they do not follow on what is committed here."""
+        first, last = entries.first_index, entries.last_index
+        if self.role is not Role.CLIENT or first > self.commit_index + 1 or last <= self.commit_index:
+            return
+        self.step_committed_snapshot(entries.term_runs()[-1][1], now)
+        prev_index = first - 1
+        if first <= self.log.snapshot_index:
+            entries, prev_index = entries.slice(self.log.first_index, last), self.log.snapshot_index
+        self._append_missing(AppendEntries("", self.current_term, prev_index, 0, last, entries, configurations))
+        self._commit_to(last)
+
+    def step_committed_snapshot(self, term: int, now: float) -> None:
+        """A peer that is no member has read something of this term that is committed: it is in that term at least."""
+        if self.role is Role.CLIENT and term > self.current_term:
+            self.become_follower(term, None, now)
+
     def configuration_confirmed(self, leader_id: str, peer_urls: dict[str, str]) -> None:
         """The leader says which peers there are: one that did not know may stand for election, if it takes just these
         for the members."""
@@ -459,7 +480,7 @@ class Raft:
         names stands for election at once. From anybody else it is ignored."""
         if self.role is not Role.FOLLOWER or (notice.leader_id, notice.term) != (self.leader_id, self.current_term):
             return
-        self._leader_heard_at = -math.inf
+        self.leader_heard_at = -math.inf
         if notice.target_id == self.id and self.is_configuration_known:
             self.become_candidate(now)
 
@@ -488,7 +509,7 @@ class Raft:
         else:
             self.become_follower(term, leader_id, now)
         self.leader_id = leader_id
-        self._leader_heard_at = now
+        self.leader_heard_at = now
         self._restart_election_timer(now)
 
     def _refuse_append(self, request: AppendEntries) -> AppendReply:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from zmqraft import constants
-from zmqraft.api import LogBase, SnapshotBase
+from zmqraft.api import SnapshotBase
 from zmqraft.core.configuration import ClusterConfiguration
 from zmqraft.core.messages import AppendEntries, CommitNotice, RequestVote, SnapshotReply, TransferNotice
 from zmqraft.core.raft import Raft
@@ -59,10 +59,11 @@ def reachable_term(term: int, current_term: int) -> int:
 class PeerRequests:
     """The answering side towards all other peers."""
 
-    def __init__(self, raft: Raft, log: LogBase, install: Callable[[SnapshotBase], None]) -> None:
-        """``install`` lets a snapshot that is complete take the place of the log, durably, and tells the core."""
+    def __init__(self, raft: Raft, incoming: IncomingSnapshot, install: Callable[[SnapshotBase], None]) -> None:
+        """``incoming`` takes the chunks of a snapshot, from wherever they come; ``install`` lets one that is complete
+        take the place of the log, durably, and tells the core."""
         self._raft = raft
-        self._snapshot = IncomingSnapshot(log)
+        self._snapshot = incoming
         self._install = install
         # By peer: socket identity, message id and reply of the last request that changes the log.
         self._last: dict[str, tuple[bytes, bytes, list[bytes]]] = {}
