@@ -337,9 +337,9 @@ class Raft:
 
     def step_request_vote(self, request: RequestVote, now: float) -> VoteReply | None:
         """A candidate asks for this peer's vote (figure 2, RequestVote). None: not a member, no reply."""
-        if request.candidate_id not in self.configuration or request.candidate_id == self.id:
+        if request.candidate_id == self.id or not self._may_vote_for(request, now):
             return None
-        if self.role is Role.CANDIDATE:
+        if self.role is Role.CANDIDATE and request.candidate_id in self.configuration:
             self._maybe_give_way(request.candidate_id, 0, now)
         if request.term > self.current_term:
             if self._hears_leader(now) or (self.role is Role.CANDIDATE and not self._may_campaign_again()):
@@ -356,6 +356,14 @@ class Raft:
             self.voted_for = request.candidate_id
             self._restart_election_timer(now)
         return VoteReply(self.current_term, granted)
+
+    def _may_vote_for(self, request: RequestVote, now: float) -> bool:
+        """A candidate that is no member here may be one by a configuration which did not get here, if it has more than
+        this peer, and nobody else is there."""
+        if request.candidate_id in self.configuration:
+            return True
+        has_more = (request.last_term, request.last_index) > (self.log.last_term, self.log.last_index)
+        return has_more and not self._hears_leader(now)
 
     def step_vote_reply(self, peer_id: str, reply: VoteReply, now: float) -> None:
         """The answer to the vote request that was last sent to this peer, in the current term."""
@@ -387,10 +395,12 @@ class Raft:
         Raises InvariantError when the message proves that there are two leaders in a term, or that committed entries
         differ: the host must stop.
         """
-        if request.leader_id not in self.configuration or request.leader_id == self.id:
+        if not self._listens_to(request.leader_id, request.term, now):
             return None
         if request.term < self.current_term:
             return AppendReply(self.current_term, False)
+        if request.leader_id not in self.configuration and self._contradicts_commit(request):
+            return None
         self._follow(request.term, request.leader_id, now)
         if request.prev_index > self.log.last_index:
             return AppendReply(self.current_term, False, self.log.last_index + 1)
@@ -406,13 +416,31 @@ class Raft:
         self._commit_to(min(request.commit_index, verified))
         return AppendReply(self.current_term, True)
 
+    def _listens_to(self, leader_id: str, term: int, now: float) -> bool:
+        """Whether this peer takes a leader's word. A leader that is no member here may be one by a configuration which
+        did not get here: it is listened to when nobody else is there, and never against what is committed."""
+        if leader_id == self.id or leader_id in self.configuration:
+            return leader_id != self.id
+        if self.is_leader or (term == self.current_term and self.leader_id not in (None, leader_id)):
+            return False
+        return leader_id == self.leader_id or not self._hears_leader(now)
+
+    def _contradicts_commit(self, request: AppendEntries) -> bool:
+        """Whether a leader's log is another one where entries are committed here."""
+        log = self.log
+        before = log.snapshot_index <= request.prev_index <= self.commit_index
+        conflict = log.find_conflict(request.entries.term_runs(), request.entries.last_index)
+        return (before and log.term_at(request.prev_index) != request.prev_term) or (
+            conflict is not None and conflict <= self.commit_index
+        )
+
     def step_install_snapshot(self, leader_id: str, term: int, index: int, now: float) -> SnapshotReply | None:
         """The chunk of a snapshot of ``index`` (figure 13, InstallSnapshot). None: not from a member, no reply.
 
         When all chunks of one that is WANTED have come, and it is in its place on disk, `snapshot_installed` follows.
         Raises InvariantError when the message proves that there are two leaders in a term: the host must stop.
         """
-        if leader_id not in self.configuration or leader_id == self.id:
+        if not self._listens_to(leader_id, term, now):
             return None
         if term < self.current_term:
             return SnapshotReply.STALE
@@ -496,7 +524,7 @@ class Raft:
 
         Raises InvariantError when the message proves that there are two leaders in a term: the host must stop.
         """
-        if notice.leader_id in self.configuration and notice.leader_id != self.id and notice.term == self.current_term:
+        if notice.term == self.current_term and self._listens_to(notice.leader_id, notice.term, now):
             self._follow(notice.term, notice.leader_id, now)
             self._commit_to(min(notice.commit_index, self._verified_index))
 
