@@ -14,7 +14,6 @@ from typing import Any, cast
 import zmq
 
 from zmqraft.client.base import Bytes, ClientBase, Limits, Urls, parse_urls, to_bytes, to_seconds
-from zmqraft.client.entries_flow import EntriesFlow
 from zmqraft.client.io_thread import Feed
 from zmqraft.client.requests import (
     BroadcastUrlRequest,
@@ -35,6 +34,7 @@ from zmqraft.constants import (
     INTEGER_MAX,
 )
 from zmqraft.errors import ConfigurationError, LocalProtocolError
+from zmqraft.protocol.entries_flow import EntriesFlow
 from zmqraft.protocol.request_id import new_request_id
 
 __all__ = ["ZmqProtocolSocket", "ZmqRaftClient", "ZmqRaftPeerClient", "check_integer"]

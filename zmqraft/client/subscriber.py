@@ -13,16 +13,15 @@ import zmq
 
 from zmqraft.client.base import Limits, Urls, to_seconds
 from zmqraft.client.clients import ZmqRaftClient, ZmqRaftPeerClient, check_integer
-from zmqraft.client.entries_flow import EntriesItem
 from zmqraft.client.entries_request import item_size
 from zmqraft.client.feed_queue import FeedQueue
 from zmqraft.client.io_thread import Feed
 from zmqraft.client.peer_broadcast import Broadcast, PeerBroadcast, broadcast_size
-from zmqraft.client.results import SnapshotChunk
 from zmqraft.client.session import ClientSession
 from zmqraft.client.subscription import Subscription
 from zmqraft.constants import CLIENT_SERVER_ELECTION_GRACE_DELAY_MS, CLIENT_SNDHWM, CLIENT_TIMEOUT_MS
 from zmqraft.errors import ClosedError
+from zmqraft.protocol.entries_flow import EntriesItem, SnapshotChunk
 from zmqraft.protocol.entry import EntryBatch, LogEntry
 
 __all__ = ["ZmqRaftPeerSub", "ZmqRaftSubscriber"]

@@ -265,7 +265,7 @@ class Raft:
         for peer_id in self.configuration.urls:
             if peer_id != self.id and peer_id not in self.progress:
                 self.progress[peer_id] = Progress(self.log.last_index + 1, now)
-        self._quorum_until = now
+        self._quorum_until = max(self._renew_quorum(now), now + self._timing.vote_retry)
 
     def _let_go(self, before: dict[str, str], now: float) -> None:
         """Those who are no members any more still get the log up to that news, so that they stop standing for election.
@@ -323,7 +323,8 @@ class Raft:
         if self.is_leader:
             deadline = min(self._quorum_until, self._leaving_until)
             for progress in self.progress.values():
-                if not progress.pending:
+                # The host repeats what is under way by itself.
+                if not progress.pending and progress.state is not ProgressState.SNAPSHOT:
                     deadline = min(deadline, progress.heartbeat_at, progress.notice_at)
             return deadline
         if self.role is Role.CLIENT:
@@ -447,10 +448,10 @@ class Raft:
         self._verified_index = max(self._verified_index, index)
         self._follow_configuration()
 
-    def configuration_confirmed(self, term: int, leader_id: str, peer_urls: dict[str, str]) -> None:
-        """The leader says which peers there are: a peer that did not know may stand for election, if they are those
-        that it takes them for."""
-        if (term, leader_id) == (self.current_term, self.leader_id) and peer_urls == self.configuration.urls:
+    def configuration_confirmed(self, leader_id: str, peer_urls: dict[str, str]) -> None:
+        """The leader says which peers there are: one that did not know may stand for election, if it takes just these
+        for the members."""
+        if leader_id == self.leader_id and peer_urls == self.configuration.urls:
             self.is_configuration_known = True
 
     def step_transfer_notice(self, notice: TransferNotice, now: float) -> None:

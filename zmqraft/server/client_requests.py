@@ -52,9 +52,7 @@ class ClientRequests:
         self._streams = EntryStreams(log, settings)
         self._waiting = WaitingUpdates()
         #: Takes new updates before anybody else sees them; see `open_intake`.
-        index = log.request_index
-        find_request = log.find_request if index is None else index.find
-        self.intake = Intake(settings.secret, settings.max_log_entry_data_size, self._waiting, find_request)
+        self.intake = self._new_intake()
         self.config_updates = ConfigUpdates(raft, self._find_request, self._is_acceptable, self._reply)
         # When to tell clients that their update is accepted: (time, first index, last index), rising.
         self._accept: deque[tuple[float, int, int]] = deque()
@@ -72,6 +70,15 @@ class ClientRequests:
             constants.REQUEST_WEB_MONITOR_URL: self._request_web_monitor_url,
             constants.CAPABILITIES: self._capabilities,
         }
+
+    def _new_intake(self) -> Intake:
+        index = self._log.request_index
+        find_request = self._log.find_request if index is None else index.find
+        return Intake(self._settings.secret, self._settings.max_log_entry_data_size, self._waiting, find_request)
+
+    def snapshot_installed(self) -> None:
+        """A leader's snapshot has taken the place of the log, and of the table of its request ids."""
+        self.intake = self._new_intake()
 
     def handle(
         self, identity: bytes, message_id: bytes, frames: Sequence[bytes], now: float, wall_seconds: float

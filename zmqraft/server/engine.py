@@ -134,6 +134,8 @@ class Engine:
 
     def next_deadline(self, now: float) -> float:
         """The time of the next turn, if nothing arrives before."""
+        if self._transfer is not None and self._transfer.is_silent:
+            return self._transfer.deadline
         return min(
             self.raft.next_deadline(now),
             self._clients.next_deadline(),
@@ -311,6 +313,8 @@ class Engine:
             self._calls.send(actions, now, entries_only=False)
             if self.raft.is_leader:
                 self._calls.ask_capabilities(actions, now)
+            elif not self.raft.is_configuration_known:
+                self._calls.ask_configuration(actions, now)
         return actions
 
     def _sync_log(self) -> None:
@@ -437,6 +441,7 @@ class Engine:
             configuration = (context.peers_index, ClusterConfiguration.from_value(context.peers))
         self.raft.snapshot_installed(snapshot.index, snapshot.term, configuration)
         logger.info("%s: the snapshot of index %d was installed", self.settings.id, snapshot.index)
+        self._clients.snapshot_installed()
         self._submitted = snapshot.index
         self._restore = snapshot
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from zmqraft import constants
 from zmqraft.api import LogBase
+from zmqraft.core.configuration import ClusterConfiguration
 from zmqraft.core.messages import (
     AppendReply,
     CommitNotice,
@@ -35,6 +36,9 @@ __all__ = ["LinkAction", "PeerCalls"]
 
 #: The id of the question for capabilities: longer than those of the requests that a link keeps.
 _CAPABILITIES_ID = b"\xff\xff\xff\xff"
+#: The id of the question for the configuration, and how often the leader is asked, in seconds.
+_CONFIG_ID = b"\xff\xff\xff\xfe"
+_CONFIG_RETRY = 1.0
 #: Requests that may be outstanding to a peer that is known to be ours: the second gets there while the first is synced.
 _OWN_WINDOW = 2
 #: The message id of a notice, which is not answered.
@@ -42,6 +46,9 @@ _NOTICE_ID = b"\0"
 #: A peer that does not say that it is ours is asked again after this many seconds, then twice as many, and so on.
 _CAPABILITIES_RETRY = 0.2
 _CAPABILITIES_RETRY_MAX = 60.0
+#: Before a snapshot is sent to a peer that is not known to be ours, it is asked, and may take so many seconds to
+#: answer.
+_CAPABILITIES_PATIENCE = 0.15
 #: Who does not answer a chunk that is sent so often may be another program by now: the snapshot starts anew.
 _CHUNK_REPEATS_MAX = 20
 
@@ -76,8 +83,12 @@ class PeerCalls:
         # others: (time, seconds until the next time).
         self._append_sizes: dict[str, int] = {}
         self._ask_at: dict[str, tuple[float, float]] = {}
+        # When to ask the leader for the configuration.
+        self._ask_config_at = -math.inf
         # The snapshots under way, by peer; while there is one, what is outstanding to that peer is a chunk of it.
         self._snapshots: dict[str, OutgoingSnapshot] = {}
+        # Until when snapshots wait for the answer to the question whether a peer is ours.
+        self._snapshot_at: dict[str, float] = {}
         # Who was sent something in this turn.
         self._sent_to: set[str] = set()
         self._votes_resend = settings.rpc_timeout / 1000
@@ -90,8 +101,9 @@ class PeerCalls:
 
     @property
     def deadline(self) -> float:
-        """When a request is to be repeated."""
-        return min((link.deadline for link in self._links.values()), default=math.inf)
+        """When a request is to be repeated, or a snapshot waits no longer."""
+        deadline = min((link.deadline for link in self._links.values()), default=math.inf)
+        return min(deadline, *self._snapshot_at.values()) if self._snapshot_at else deadline
 
     def has_way_out(self, now: float) -> bool:
         """Whether new entries could travel now: there is room on the way to somebody, or nobody to send to."""
@@ -119,7 +131,8 @@ class PeerCalls:
         for peer_id in list(self._links):
             if peer_id not in peer_ids:
                 del self._links[peer_id]
-                self._end_snapshot(peer_id)
+                self._snapshots.pop(peer_id, None)
+                self._snapshot_at.pop(peer_id, None)
         for peer_id in peer_ids:
             self._links.setdefault(peer_id, PeerLink())
 
@@ -127,22 +140,19 @@ class PeerCalls:
         """Requests of the role or the term before count no more."""
         self._append_sizes.clear()
         self._ask_at.clear()
-        for peer_id in list(self._snapshots):
-            self._end_snapshot(peer_id)
+        self._snapshots.clear()
+        self._snapshot_at.clear()
         for peer_id, link in self._links.items():
             # A new leader need not reset: the votes that are still out no longer matter.
             if link.give_up() and self._raft.role is not Role.LEADER:
                 self._resets.append(peer_id)
 
-    def _end_snapshot(self, peer_id: str) -> None:
-        self._snapshots.pop(peer_id, None)
-
     # --- replies ----------------------------------------------------------------------------------------------------
 
     def receive_reply(self, peer_id: str, frames: Sequence[bytes], now: float) -> None:
         """A message from a peer: the reply to a request to it, if it is an outstanding one."""
-        if frames and frames[0] == _CAPABILITIES_ID:
-            self._learn_capabilities(peer_id, frames[1:])
+        if frames and frames[0] in (_CAPABILITIES_ID, _CONFIG_ID):
+            self._receive_answer(peer_id, frames)
             return
         link = self._links.get(peer_id)
         count = 0 if link is None or not frames else link.answered_by(frames[0])
@@ -182,17 +192,32 @@ class PeerCalls:
         snapshot = self._snapshots[peer_id]
         is_complete = snapshot.answered(offset)
         if is_complete:
-            self._end_snapshot(peer_id)
+            del self._snapshots[peer_id]
         self._raft.step_snapshot_reply(peer_id, term, snapshot.index if is_complete else None, now)
 
-    def _learn_capabilities(self, peer_id: str, frames: Sequence[bytes]) -> None:
+    def _receive_answer(self, peer_id: str, frames: Sequence[bytes]) -> None:
+        """The answer to a question that does not count as outstanding."""
         try:
-            (append_size_max,) = Protocols.CAPABILITIES.decode_response(frames)
+            if frames[0] == _CAPABILITIES_ID:
+                self._learn_capabilities(peer_id, frames[1:])
+            else:
+                self._learn_configuration(peer_id, frames[1:])
         except RemoteProtocolError as error:
             self._drop("malformed reply", error)
-            return
+
+    def _learn_capabilities(self, peer_id: str, frames: Sequence[bytes]) -> None:
+        (append_size_max,) = Protocols.CAPABILITIES.decode_response(frames)
         size_max = max(constants.OWN_APPEND_SIZE_MAX, self._settings.peer_msg_data_size)
         self._append_sizes[peer_id] = max(self._settings.peer_msg_data_size, min(append_size_max, size_max))
+
+    def _learn_configuration(self, peer_id: str, frames: Sequence[bytes]) -> None:
+        is_leader, _, value = Protocols.REQUEST_CONFIG.decode_response(frames)
+        try:
+            configuration = ClusterConfiguration.from_value(value)
+        except ValueError as error:
+            raise RemoteProtocolError(f"the configuration of {peer_id!r}: {error}") from None
+        if is_leader:
+            self._raft.configuration_confirmed(peer_id, configuration.urls)
 
     # --- sending ----------------------------------------------------------------------------------------------------
 
@@ -233,7 +258,7 @@ class PeerCalls:
         self._append_sizes.pop(peer_id, None)
         snapshot = self._snapshots.get(peer_id)
         if snapshot is not None and snapshot.repeats >= _CHUNK_REPEATS_MAX:
-            self._end_snapshot(peer_id)
+            del self._snapshots[peer_id]
         elif len(link) == 1:
             if snapshot is not None:
                 snapshot.repeats += 1
@@ -255,8 +280,20 @@ class PeerCalls:
             ask_at, delay = self._ask_at.get(peer_id, (now, _CAPABILITIES_RETRY))
             if now >= ask_at:
                 self._ask_at[peer_id] = (now + delay, min(2 * delay, _CAPABILITIES_RETRY_MAX))
-                question = Protocols.CAPABILITIES.encode_request(constants.CAPABILITIES, self._settings.secret)
-                actions.append(LinkAction(peer_id, ([_CAPABILITIES_ID, *question], None)))
+                actions.append(self._question(peer_id))
+
+    def _question(self, peer_id: str) -> LinkAction:
+        question = Protocols.CAPABILITIES.encode_request(constants.CAPABILITIES, self._settings.secret)
+        return LinkAction(peer_id, ([_CAPABILITIES_ID, *question], None))
+
+    def ask_configuration(self, actions: list[LinkAction], now: float) -> None:
+        """Ask the leader which peers there are, while this one does not know; see `Raft.is_configuration_known`."""
+        leader_id = self._raft.leader_id
+        if self._raft.is_configuration_known or leader_id not in self._links or now < self._ask_config_at:
+            return
+        self._ask_config_at = now + _CONFIG_RETRY
+        question = Protocols.REQUEST_CONFIG.encode_request(constants.REQUEST_CONFIG, self._settings.secret)
+        actions.append(LinkAction(leader_id, ([_CONFIG_ID, *question], None)))
 
     def _message_to(
         self, peer_id: str, link: PeerLink, now: float, entries_only: bool, unwritten: EntryBatch | None
@@ -276,6 +313,11 @@ class PeerCalls:
         if isinstance(message, SendCommitNotice):
             return LinkAction(peer_id, ([_NOTICE_ID, *self._encode_notice(message.notice)], None))
         if isinstance(message, SendSnapshot):
+            if not self._may_begin_snapshot(peer_id, now):
+                if peer_id in self._snapshot_at:
+                    return None
+                self._snapshot_at[peer_id] = now + _CAPABILITIES_PATIENCE
+                return self._question(peer_id)
             frames = self._next_chunk(peer_id, message, append_size_max)
             return LinkAction(peer_id, link.request(frames, None, self._appends_resend[True], now), keep=True)
         return None
@@ -291,6 +333,17 @@ class PeerCalls:
         if first < unwritten.first_index:
             return self._log.read(first, unwritten.first_index - 1, size_max)
         return unwritten.slice(first, last).prefix_of_size(size_max)
+
+    def _may_begin_snapshot(self, peer_id: str, now: float) -> bool:
+        """A snapshot goes on, or begins when it is known whether the peer is ours, or was asked long enough ago."""
+        if (
+            peer_id in self._snapshots
+            or peer_id in self._append_sizes
+            or self._snapshot_at.get(peer_id, math.inf) <= now
+        ):
+            self._snapshot_at.pop(peer_id, None)
+            return True
+        return False
 
     def _next_chunk(self, peer_id: str, message: SendSnapshot, own_size_max: int | None) -> list[bytes]:
         snapshot = self._snapshots.get(peer_id)
