@@ -10,7 +10,8 @@ from support.virtual_cluster import SECRET, VirtualCluster
 from zmqraft.constants import ENTRIES_LAST, ENTRIES_MORE, ENTRIES_NOT_LEADER, ENTRIES_SNAPSHOT
 from zmqraft.errors import RemoteProtocolError
 from zmqraft.protocol import EntryBatch, LogEntry, Protocols
-from zmqraft.server.repair import Chunk, EntriesFetch
+from zmqraft.protocol.entries_flow import SnapshotChunk
+from zmqraft.server.repair import EntriesFetch
 from zmqraft.storage import MemoryLog, MemorySnapshot
 
 
@@ -21,7 +22,7 @@ class Fetching:
         self.cluster = cluster
         self.fetch = EntriesFetch(SECRET, ids, first, last)
         self.entries: list[LogEntry] = []
-        self.chunks: list[Chunk] = []
+        self.chunks: list[SnapshotChunk] = []
         self.asked: list[str] = []
 
     def step(self) -> None:
@@ -36,7 +37,7 @@ class Fetching:
         for message_id, replies in cluster.client_replies.items():
             if replies:
                 received = self.fetch.receive(self.asked[-1], [message_id, *replies.pop(0)], cluster.now)
-                if isinstance(received, Chunk):
+                if isinstance(received, SnapshotChunk):
                     self.chunks.append(received)
                 else:
                     self.entries += received or []
@@ -130,7 +131,7 @@ def test_a_snapshot_comes_instead_where_the_leader_has_only_that() -> None:
     assert fetching.entries == []
     assert b"".join(chunk.data for chunk in fetching.chunks) == b"state of the machine after 30 entries"
     assert [chunk.offset for chunk in fetching.chunks] == [0, 10, 20, 30]
-    assert {chunk.snapshot for chunk in fetching.chunks} == {(30, 1, 37)}
+    assert {(chunk.index, chunk.term, chunk.size) for chunk in fetching.chunks} == {(30, 1, 37)}
 
 
 def test_a_snapshot_of_another_leader_begins_at_its_start() -> None:
@@ -149,7 +150,7 @@ def test_a_snapshot_of_another_leader_begins_at_its_start() -> None:
     fetching.run()
     new = fetching.chunks[2:]
     assert b"".join(chunk.data for chunk in new) == b"another state of another peer"
-    assert {chunk.snapshot for chunk in new} == {(40, 1, 29)}
+    assert {(chunk.index, chunk.term, chunk.size) for chunk in new} == {(40, 1, 29)}
 
 
 # --- answers that nobody should give --------------------------------------------------------------------------------
@@ -179,8 +180,7 @@ def chunk_reply(value: object, index: int, *chunks: bytes) -> list[bytes]:
         [b""],
         [b"\1", b"\xc0", b"\x07", b"no entry"],
         reply(ENTRIES_LAST, None, 8, 5, 6),
-        reply(ENTRIES_LAST, None, 5, 5, 6),
-        reply(ENTRIES_MORE, None, 8, 5, 6, 7, 8),
+        reply(ENTRIES_MORE, None, 4),
         chunk_reply([0, 3, 1], 4, b"abc"),
         chunk_reply([0, 2, 1], 9, b"abc"),
         chunk_reply([0, 3, 1], 9, b""),
@@ -226,21 +226,20 @@ def test_a_peer_that_does_not_lead(leader_id: object, next_peer: str) -> None:
 
 
 def test_chunks_follow_each_other() -> None:
-    """Numbers may be floats. One that comes twice is not understood; one of another snapshot begins anew."""
+    """Numbers may be floats. One that comes twice is passed over; one of another snapshot begins anew."""
     fetch, message_id = asked(5, 7)
     chunk = fetch.receive("1", [message_id, *chunk_reply([0.0, 6.0, 2.0], 9, b"abc")], 0.1)
-    assert chunk == Chunk(9, 2, 6, 0, b"abc")
+    assert chunk == SnapshotChunk(9, 2, 0, 6, b"abc")
     message = fetch.next_message(0.1)
     assert message is not None
-    assert (message[0], message[1][0], *decode(message[1][1:])) == ("1", message_id, 4, None, 3)
-    with pytest.raises(RemoteProtocolError, match="the chunk at offset 0"):
-        fetch.receive("1", [message_id, *chunk_reply([0, 6, 2], 9, b"abc")], 0.2)
+    assert (message[0], message[1][0], *decode(message[1][1:])) == ("1", message_id, 4, 3, 3)
+    assert fetch.receive("1", [message_id, *chunk_reply([0, 6, 2], 9, b"abc")], 0.2) is None
     assert fetch.receive("1", [message_id, *chunk_reply([3, 6, 3], 10, b"def")], 0.3) is None
     message = fetch.next_message(9.0)
     assert message is not None
-    assert decode(message[1][1:])[2] == 0
+    assert decode(message[1][1:])[1:] == (3, None)
     last = fetch.receive("1", [message[1][0], *chunk_reply([0, 3, 3], 10, b"abc")], 9.1)
-    assert isinstance(last, Chunk)
+    assert isinstance(last, SnapshotChunk)
     assert (last.is_last, fetch.is_done) == (True, True)
 
 

@@ -17,7 +17,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import zmq
@@ -26,13 +26,14 @@ from zmqraft import constants
 from zmqraft.api import LogBase, PersistenceBase, SnapshotContext
 from zmqraft.constants import ENTRY_HEADER_SIZE
 from zmqraft.core.configuration import ClusterConfiguration
-from zmqraft.errors import ClosedError, CorruptionError, RemoteProtocolError
-from zmqraft.protocol import EntryBatch, Protocols, encode_uint
+from zmqraft.errors import ClosedError, CorruptionError, OutOfOrderError, RemoteProtocolError
+from zmqraft.protocol import Protocols, encode_uint
+from zmqraft.protocol.entries_flow import EntriesFlow, EntriesItem, Position, SnapshotChunk
 from zmqraft.server.settings import Settings
 from zmqraft.storage import SnapshotFile, SnapshotWriter
 from zmqraft.storage.mending import find_damage, mend, term_on_disk
 
-__all__ = ["Chunk", "EntriesFetch", "open_mended"]
+__all__ = ["EntriesFetch", "open_mended"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,48 +44,6 @@ _PAUSE: Final = 0.2
 _REMIND: Final = 10.0
 _POLL_MS_MAX: Final = 100
 _MESSAGE_ID_MAX: Final = 0xFFFF
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A part of a snapshot that a peer has in the place of entries: ``data`` from a byte ``offset`` on."""
-
-    index: int
-    term: int
-    size: int
-    offset: int
-    data: bytes
-
-    @property
-    def snapshot(self) -> tuple[int, int, int]:
-        """What tells one snapshot from another: index, term and size."""
-        return self.index, self.term, self.size
-
-    @property
-    def is_last(self) -> bool:
-        """Whether the snapshot ends with it."""
-        return self.offset + len(self.data) == self.size
-
-    @classmethod
-    def decode(cls, value: object, index: object, frames: Sequence[bytes]) -> Chunk:
-        """From a reply to RequestEntries: ``value`` is [offset, size, term]. Raises RemoteProtocolError."""
-        numbers = [_integer(number) for number in value] if isinstance(value, list) else []
-        if len(numbers) != 3 or len(frames) != 1 or not isinstance(index, int):
-            raise RemoteProtocolError(f"a chunk of a snapshot with {value!r:.100}, {index} and {len(frames)} frames")
-        offset, size, term = numbers
-        chunk = cls(index, term, size, offset, frames[0])
-        if offset + len(chunk.data) > size or not (chunk.data or chunk.is_last):
-            raise RemoteProtocolError(f"{len(chunk.data)} bytes at offset {offset} of a snapshot of {size} bytes")
-        return chunk
-
-
-def _integer(value: object) -> int:
-    """A number in MessagePack: zmq-raft writes large integers as floats (SPEC section 1)."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= constants.INTEGER_MAX:
-        raise RemoteProtocolError(f"{value!r:.100} is not an index, a term or a size")
-    return value
 
 
 class EntriesFetch:
@@ -99,89 +58,70 @@ class EntriesFetch:
         self._peer_ids = list(peer_ids)
         self._position = -1
         self._last = last
-        #: The index of the next entry that is to come.
-        self.next_index = first
-        # The snapshot that comes instead, and where its next chunk begins.
-        self._snapshot: tuple[int, int, int] | None = None
-        self._offset: int | None = None
+        self._flow = EntriesFlow(first - 1, last - first + 1)
         self._message_id = 0
         self._asked = ""
-        # A peer that another one says leads; and whether the one that was asked is to hear that its answer has come.
+        # A peer that another one says leads; and what the one that was asked is to hear, now that its answer has come.
         self._hint: str | None = None
-        self._acknowledges = False
+        self._acknowledgement: Position | None = None
         #: When `next_message` may have something to send.
         self.deadline = -math.inf
         #: Whether everything has come.
         self.is_done = False
+
+    @property
+    def next_index(self) -> int:
+        """The index of the next entry that is to come."""
+        return self._flow.previous_index + 1
 
     def next_message(self, now: float) -> tuple[str, list[bytes]] | None:
         """A message that is to be sent now, and the peer that it is for."""
         if now < self.deadline or self.is_done:
             return None
         self.deadline = now + _TIMEOUT
-        if not self._acknowledges:
-            self._choose_peer()
-            self._message_id = self._message_id % _MESSAGE_ID_MAX + 1
-        self._acknowledges = False
-        wanted = (self._last - self.next_index + 1,) if self._offset is None else (None, self._offset)
-        request = Protocols.REQUEST_ENTRIES.encode_request(
-            constants.REQUEST_ENTRIES, self._secret, self.next_index - 1, *wanted
-        )
+        position, self._acknowledgement = self._acknowledgement, None
+        if position is None:
+            self._begin()
+            position = self._flow.position
+        request = Protocols.REQUEST_ENTRIES.encode_request(constants.REQUEST_ENTRIES, self._secret, *position)
         return self._asked, [encode_uint(self._message_id), *request]
 
-    def _choose_peer(self) -> None:
+    def _begin(self) -> None:
+        """Ask anew, from what has come: the next peer, or the one that is said to lead."""
         if self._hint is None:
             self._position = (self._position + 1) % len(self._peer_ids)
             self._hint = self._peer_ids[self._position]
+        self._flow.restart(same_peer=self._asked == self._hint)
         self._asked, self._hint = self._hint, None
+        self._message_id = self._message_id % _MESSAGE_ID_MAX + 1
 
-    def receive(self, peer_id: str, frames: Sequence[bytes], now: float) -> EntryBatch | Chunk | None:
+    def receive(self, peer_id: str, frames: Sequence[bytes], now: float) -> EntriesItem | None:
         """A message of a peer. Returns the next entries, or the next chunk of a snapshot, if they are in it.
 
-        A chunk at offset 0 may be of another snapshot than those before. Raises RemoteProtocolError for a message that
-        is not understood; nothing has changed then.
+        Raises RemoteProtocolError for a message that is not understood; nothing has changed then.
         """
         if not frames or peer_id != self._asked or frames[0] != encode_uint(self._message_id):
             return None
         status, value, last_index, rest = Protocols.REQUEST_ENTRIES.decode_response(frames[1:])
-        if status == constants.ENTRIES_SNAPSHOT:
-            return self._receive_chunk(Chunk.decode(value, last_index, rest), now)
-        if status not in (constants.ENTRIES_MORE, constants.ENTRIES_LAST):
-            self._ask_leader(value, now)
+        if status == constants.ENTRIES_NOT_LEADER:
+            if isinstance(value, str) and value in self._peer_ids and value != peer_id:
+                self._hint = value
+            self.deadline = now + _PAUSE
             return None
-        batch = EntryBatch.from_frames(self.next_index, rest)
-        if batch.last_index > self._last or (len(batch) and batch.last_index != last_index):
-            raise RemoteProtocolError(f"entries up to {last_index} where {self.next_index} was asked for: {batch!r}")
-        self.next_index = batch.last_index + 1
-        self._snapshot = self._offset = None
-        self.is_done = self.next_index > self._last
-        self._go_on(status == constants.ENTRIES_MORE and len(batch) > 0, now)
-        return batch if len(batch) else None
-
-    def _receive_chunk(self, chunk: Chunk, now: float) -> Chunk | None:
-        snapshot = chunk.snapshot
-        if snapshot != self._snapshot and chunk.offset:
-            # Of another one than before.
-            self._snapshot, self._offset = None, 0
-            self._go_on(False, now)
-            return None
-        if chunk.index < self.next_index or chunk.offset != (self._offset if snapshot == self._snapshot else 0):
-            raise RemoteProtocolError(f"the chunk at offset {chunk.offset} of a snapshot of index {chunk.index}")
-        self._snapshot, self._offset = snapshot, chunk.offset + len(chunk.data)
-        self.is_done = chunk.is_last
-        self._go_on(True, now)
-        return chunk
-
-    def _go_on(self, acknowledges: bool, now: float) -> None:
-        """The peer that answered leads: it is asked for more, in a while if there is no more now."""
-        self._acknowledges = acknowledges
-        self._hint = self._asked
-        self.deadline = now if acknowledges else now + _PAUSE
-
-    def _ask_leader(self, leader_id: object, now: float) -> None:
-        if isinstance(leader_id, str) and leader_id in self._peer_ids and leader_id != self._asked:
-            self._hint = leader_id
-        self.deadline = now + _PAUSE
+        try:
+            if status == constants.ENTRIES_SNAPSHOT:
+                received = self._flow.receive_chunk(value, last_index, rest)
+            else:
+                received = self._flow.receive_entries(status, last_index, rest)
+        except OutOfOrderError as error:
+            raise RemoteProtocolError(str(error)) from error
+        item = received.item
+        self.is_done = item.is_last if isinstance(item, SnapshotChunk) else self.next_index > self._last
+        # It leads, so it is asked for more; in a while, when there is no more now.
+        self._hint = peer_id
+        self._acknowledgement = received.acknowledgement
+        self.deadline = now if received.acknowledgement is not None else now + _PAUSE
+        return item
 
 
 def open_mended(
@@ -263,14 +203,14 @@ class _Repair:
             except RemoteProtocolError as problem:
                 logger.warning("%s: peer %r: %s", self._settings.id, peer_id, problem)
                 continue
-            if isinstance(received, Chunk):
+            if isinstance(received, SnapshotChunk):
                 self._take_chunk(received)
             elif received is not None:
                 mend(self._damage.path, received)
 
     # --- a snapshot in the place of the entries -----------------------------------------------------------------------
 
-    def _take_chunk(self, chunk: Chunk) -> None:
+    def _take_chunk(self, chunk: SnapshotChunk) -> None:
         """Write it down; with the last one the snapshot takes its place, and opening the log then does the rest."""
         if chunk.offset == 0:
             self._begin_snapshot(chunk)
@@ -279,7 +219,7 @@ class _Repair:
         if chunk.is_last:
             self._writer.finish().close()
 
-    def _begin_snapshot(self, chunk: Chunk) -> None:
+    def _begin_snapshot(self, chunk: SnapshotChunk) -> None:
         self._give_up_snapshot()
         error, path = self._error, self._settings.data.snapshot_path
         own_index, _, _ = SnapshotFile.peek(path)
@@ -295,7 +235,7 @@ class _Repair:
         context = self._context_at(chunk)
         self._writer = SnapshotWriter(path, chunk.index, chunk.term, context=context, kept_max=kept_max)
 
-    def _context_at(self, chunk: Chunk) -> SnapshotContext:
+    def _context_at(self, chunk: SnapshotChunk) -> SnapshotContext:
         """The configuration at the snapshot's index is known where the log has that entry, and none since."""
         context = SnapshotContext.unknown(int(time.time()))
         peers, peers_index = self._state.peers, self._state.peers_index or 0
