@@ -94,8 +94,7 @@ def build_peer(
         state = persistence(settings)
         stack.callback(state.close)
         _check_same_cluster(settings, state)
-        urls = settings.peer_urls if state.peers is None else ClusterConfiguration.from_value(state.peers).urls
-        entries = open_mended(settings, log, dict(urls), stopped)
+        entries = open_mended(settings, log, state, stopped)
         stack.callback(entries.close)
         machine = state_machine(settings)
         stack.callback(machine.close)
