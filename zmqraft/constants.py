@@ -58,6 +58,9 @@ CAPABILITIES: Final = b"zmqraft"
 COMMIT_NOTICE: Final = b"zmqraft.commit"
 #: An own message, to such peers as well: InstallSnapshot with what a peer must know beside the state machine's data.
 OWN_INSTALL_SNAPSHOT: Final = b"zmqraft.snapshot"
+#: An own message, to peers that do not answer: the sender belongs to their cluster, by a configuration that they may
+#: not have. It has no reply, and those of zmq-raft pass it to their state machine.
+INTRODUCTION: Final = b"zmqraft.member"
 #: An own message, to such peers as well: the leader makes way, for the peer that it names. It has no reply.
 TRANSFER_NOTICE: Final = b"zmqraft.transfer"
 

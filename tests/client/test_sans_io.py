@@ -10,7 +10,6 @@ import pytest
 
 SANS_IO = [
     "deadlines",
-    "entries_flow",
     "entries_request",
     "leader_search",
     "peer_broadcast",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from support.virtual_cluster import SECRET, Peer, VirtualCluster
+from support.virtual_cluster import SECRET, Peer, VirtualCluster, url_of
 from zmqraft.constants import ABSENT
-from zmqraft.protocol import Protocols, new_request_id
+from zmqraft.protocol import EntryBatch, EntryType, LogEntry, Protocols, new_request_id
 
 
 def started(size: int = 3, new: str = "", **settings: object) -> VirtualCluster:
@@ -27,6 +27,8 @@ def others(cluster: VirtualCluster, peer: Peer) -> list[Peer]:
 def check_same(cluster: VirtualCluster, ids: str) -> None:
     """All these come to have applied the same, and know each other."""
     peers = [cluster.peers[peer_id] for peer_id in ids]
+    last = cluster.commit(b"the last")
+    cluster.run_until(lambda: all(peer.running.last_applied >= last for peer in peers))
     cluster.run_until(lambda: len({peer.running.last_applied for peer in peers}) == 1)
     assert [peer.members for peer in peers] == [ids] * len(ids)
     assert all(peer.applied == peers[0].applied for peer in peers)
@@ -46,7 +48,7 @@ def test_a_change(new: str, ids: str) -> None:
     assert cluster.commit(b"after") > index
     check_same(cluster, ids)
     leader = cluster.leader()
-    assert [entry.data for entry in leader.applied if entry.is_state] == [b"before", b"after"]
+    assert [entry.data for entry in leader.applied if entry.is_state] == [b"before", b"after", b"the last"]
     # The joint configuration, then the new one.
     assert next(entry.index for entry in leader.applied if entry.is_config) == index
     assert len([entry for entry in leader.applied if entry.is_config]) == 2
@@ -57,7 +59,7 @@ def test_a_change(new: str, ids: str) -> None:
 def test_a_new_peer_is_a_client_until_a_configuration_has_it() -> None:
     cluster = started(3, "4")
     cluster.run(5.0)
-    assert (cluster.peers["4"].role, cluster.peers["4"].term) == ("client", 0)
+    assert (cluster.peers["4"].role, cluster.peers["4"].members) == ("client", "123")
     cluster.change("1234")
     cluster.run_until(lambda: cluster.peers["4"].role == "follower")
 
@@ -381,3 +383,122 @@ def test_a_follower_names_the_leader() -> None:
     request_id = cluster.ask_change(others(cluster, leader)[0].id, "12")
     cluster.run(0.01)
     assert cluster.change_result(request_id) == (0, leader.id)
+
+
+class TestJoining:
+    """SPEC section 2, difference 8: a peer that is no member downloads snapshot and log, and follows."""
+
+    def test_it_reads_what_is_committed_and_goes_on(self) -> None:
+        cluster = started(3, "4")
+        for number in range(10):
+            cluster.commit(b"%d" % number)
+        four = cluster.peers["4"]
+        cluster.run_until(lambda: four.applied == cluster.leader().applied)
+        last = cluster.commit(b"later")
+        cluster.run_until(lambda: four.running.last_applied == last)
+        assert four.role == "client"
+        progress = four.running.catch_up_progress
+        assert progress is not None
+        assert (progress.index, progress.snapshot) == (last, None)
+        cluster.run_until(lambda: str(four.running.catch_up_progress) == f"entry {last} (100 %)")
+        cluster.change("1234")
+        cluster.run_until(lambda: four.role == "follower")
+        assert four.running.catch_up_progress is None
+
+    @pytest.mark.parametrize("foreign", [False, True])
+    def test_it_reads_a_snapshot_first(self, foreign: bool) -> None:
+        """RequestEntries is what peers of zmq-raft understand too."""
+        cluster = VirtualCluster(3, peer_msg_data_size=64)
+        cluster.add("4", "123")
+        if foreign:
+            cluster.foreign = {"1", "2", "3", "4"}
+        cluster.start("1", "2", "3")
+        last = max(cluster.commit(b"update %d" % number) for number in range(50))
+        members = [cluster.peers[each] for each in "123"]
+        cluster.run_until(lambda: all(peer.running.last_applied == last for peer in members))
+        for peer in members:
+            peer.compact(last - 10)
+        cluster.start("4")
+        four = cluster.peers["4"]
+        seen = set()
+        cluster.run_until(lambda: seen.add(str(four.running.catch_up_progress)) or four.running.last_applied == last)
+        assert any(each.startswith("a snapshot, ") for each in seen)
+        assert four.applied == cluster.leader().applied
+        assert four.log.snapshot.index == last - 10
+        cluster.change("1234")
+        cluster.commit(b"after")
+        check_same(cluster, "1234")
+
+    def test_it_goes_on_where_it_was(self) -> None:
+        """After the loss of the leader, of its connections, and of itself."""
+        cluster = VirtualCluster(3, peer_msg_data_size=64)
+        cluster.add("4", "123")
+        cluster.start("1", "2", "3")
+        last = max(cluster.commit(b"update %d" % number) for number in range(100))
+        cluster.start("4")
+        four = cluster.peers["4"]
+        cluster.run_until(lambda: four.log.last_index > 20)
+        leader = cluster.leader()
+        cluster.cut = {(leader.id, "4"), ("4", leader.id)}
+        cluster.run(3.0)
+        had = four.log.last_index
+        assert had < last
+        cluster.crash("4", leader.id)
+        assert four.log.last_index >= 20
+        cluster.heal()
+        cluster.start("4")
+        cluster.run_until(lambda: four.running.last_applied >= last)
+        cluster.start(leader.id)
+        cluster.change("1234")
+        check_same(cluster, "1234")
+
+    def test_it_learns_of_peers_that_came_after_its_configuration_file(self) -> None:
+        cluster = started(3, "45")
+        cluster.change("12345")
+        cluster.change("145")
+        cluster.commit(b"new members")
+        late = cluster.add("6", "123")
+        cluster.start("6")
+        cluster.run_until(lambda: late.members == "145")
+        cluster.change("1456")
+        check_same(cluster, "1456")
+
+    def test_uncommitted_entries_of_a_former_member_give_way(self) -> None:
+        cluster = started(4)
+        gone = others(cluster, cluster.leader())[0]
+        rest = "".join(peer.id for peer in others(cluster, gone))
+        cluster.crash(gone.id)
+        cluster.change(rest)
+        for number in range(5):
+            cluster.commit(b"%d" % number)
+        # It comes back as a client, with entries that nobody else has.
+        gone.configured = list(rest)
+        had = gone.entries()
+        first, term = gone.log.last_index + 1, gone.log.last_term
+        extra = [LogEntry(first + n, term, EntryType.STATE, new_request_id(), b"x") for n in range(3)]
+        gone.log.append(EntryBatch.from_entries(extra))
+        gone.log.sync()
+        gone.persistence.update_peers([(each, url_of(each)) for each in rest], None, None)
+        cluster.start(gone.id)
+        assert gone.role == "client"
+        cluster.run_until(lambda: gone.applied == cluster.leader().applied)
+        assert gone.entries()[: len(had)] == had
+
+    def test_what_does_not_follow_is_not_taken(self) -> None:
+        cluster = VirtualCluster(3)
+        cluster.add("4", "123")
+        cluster.start("4")
+        four = cluster.peers["4"]
+        entries = [LogEntry(index, 2, EntryType.STATE, new_request_id(), b"x") for index in (5, 6)]
+        four.running.raft.step_committed_entries(EntryBatch.from_entries(entries), [], cluster.now)
+        cluster.run(0.01)
+        assert (four.log.last_index, four.term) == (0, 0)
+
+    def test_a_member_takes_nothing_this_way(self) -> None:
+        cluster = VirtualCluster(3)
+        cluster.start("1")
+        one = cluster.peers["1"]
+        entries = [LogEntry(index, 2, EntryType.STATE, new_request_id(), b"x") for index in (1, 2)]
+        one.running.raft.step_committed_entries(EntryBatch.from_entries(entries), [], cluster.now)
+        cluster.run(0.01)
+        assert (one.log.last_index, one.term) == (0, 0)

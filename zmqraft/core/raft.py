@@ -136,7 +136,8 @@ class Raft:
         self._effects: list[LogEffect] = []
         # The log is the current leader's up to here, as far as it has shown: never beyond the last entry.
         self._verified_index = 0
-        self._leader_heard_at = -math.inf
+        #: When a leader was last heard.
+        self.leader_heard_at = -math.inf
         # A leader need not look for its majority before this time.
         self._quorum_until = now
         # Of the election under way, while a candidate:
@@ -198,7 +199,7 @@ class Raft:
         """Whether a leader was heard within the minimum election timeout (section 6, last part; thesis 4.2.3)."""
         if self.is_leader:
             return is_quorum(self._contacts_since(now - self._timing.election_min), self.configuration.voters)
-        return self.leader_id is not None and now - self._leader_heard_at < self._timing.election_min
+        return self.leader_id is not None and now - self.leader_heard_at < self._timing.election_min
 
     def _contacts_since(self, since: float) -> set[str]:
         return {self.id} | {peer for peer, progress in self.progress.items() if progress.last_contact >= since}
@@ -336,12 +337,14 @@ class Raft:
 
     def step_request_vote(self, request: RequestVote, now: float) -> VoteReply | None:
         """A candidate asks for this peer's vote (figure 2, RequestVote). None: not a member, no reply."""
-        if request.candidate_id not in self.configuration or request.candidate_id == self.id:
+        if request.candidate_id == self.id or not self._may_vote_for(request, now):
             return None
-        if self.role is Role.CANDIDATE:
+        # Who knows another configuration need not wait for the majority of this one.
+        is_bound = self.role is Role.CANDIDATE and request.candidate_id in self.configuration
+        if is_bound:
             self._maybe_give_way(request.candidate_id, 0, now)
         if request.term > self.current_term:
-            if self._hears_leader(now) or (self.role is Role.CANDIDATE and not self._may_campaign_again()):
+            if self._hears_leader(now) or (is_bound and not self._may_campaign_again()):
                 return VoteReply(self.current_term, False)
             self.become_follower(request.term, None, now)
         up_to_date = (request.last_term, request.last_index) >= (self.log.last_term, self.log.last_index)
@@ -355,6 +358,14 @@ class Raft:
             self.voted_for = request.candidate_id
             self._restart_election_timer(now)
         return VoteReply(self.current_term, granted)
+
+    def _may_vote_for(self, request: RequestVote, now: float) -> bool:
+        """A candidate that is no member here may be one by a configuration which did not get here, if it has more than
+        this peer, and nobody else is there."""
+        if request.candidate_id in self.configuration:
+            return True
+        has_more = (request.last_term, request.last_index) > (self.log.last_term, self.log.last_index)
+        return has_more and not self._hears_leader(now)
 
     def step_vote_reply(self, peer_id: str, reply: VoteReply, now: float) -> None:
         """The answer to the vote request that was last sent to this peer, in the current term."""
@@ -386,10 +397,12 @@ class Raft:
         Raises InvariantError when the message proves that there are two leaders in a term, or that committed entries
         differ: the host must stop.
         """
-        if request.leader_id not in self.configuration or request.leader_id == self.id:
+        if not self._listens_to(request.leader_id, request.term, now):
             return None
         if request.term < self.current_term:
             return AppendReply(self.current_term, False)
+        if request.leader_id not in self.configuration and self._contradicts_commit(request):
+            return None
         self._follow(request.term, request.leader_id, now)
         if request.prev_index > self.log.last_index:
             return AppendReply(self.current_term, False, self.log.last_index + 1)
@@ -405,13 +418,31 @@ class Raft:
         self._commit_to(min(request.commit_index, verified))
         return AppendReply(self.current_term, True)
 
+    def _listens_to(self, leader_id: str, term: int, now: float) -> bool:
+        """Whether this peer takes a leader's word. A leader that is no member here may be one by a configuration which
+        did not get here: it is listened to when nobody else is there, and never against what is committed."""
+        if leader_id == self.id or leader_id in self.configuration:
+            return leader_id != self.id
+        if self.is_leader or (term == self.current_term and self.leader_id not in (None, leader_id)):
+            return False
+        return leader_id == self.leader_id or not self._hears_leader(now)
+
+    def _contradicts_commit(self, request: AppendEntries) -> bool:
+        """Whether a leader's log is another one where entries are committed here."""
+        log = self.log
+        before = log.snapshot_index <= request.prev_index <= self.commit_index
+        conflict = log.find_conflict(request.entries.term_runs(), request.entries.last_index)
+        return (before and log.term_at(request.prev_index) != request.prev_term) or (
+            conflict is not None and conflict <= self.commit_index
+        )
+
     def step_install_snapshot(self, leader_id: str, term: int, index: int, now: float) -> SnapshotReply | None:
         """The chunk of a snapshot of ``index`` (figure 13, InstallSnapshot). None: not from a member, no reply.
 
         When all chunks of one that is WANTED have come, and it is in its place on disk, `snapshot_installed` follows.
         Raises InvariantError when the message proves that there are two leaders in a term: the host must stop.
         """
-        if leader_id not in self.configuration or leader_id == self.id:
+        if not self._listens_to(leader_id, term, now):
             return None
         if term < self.current_term:
             return SnapshotReply.STALE
@@ -448,6 +479,26 @@ class Raft:
         self._verified_index = max(self._verified_index, index)
         self._follow_configuration()
 
+    def step_committed_entries(
+        self, entries: Entries, configurations: Sequence[tuple[int, ClusterConfiguration]], now: float
+    ) -> None:
+        """Entries that a peer which is no member has read from a leader, so they are committed. Nothing happens to
+        others, or when they do not follow on what is committed here."""
+        first, last = entries.first_index, entries.last_index
+        if self.role is not Role.CLIENT or first > self.commit_index + 1 or last <= self.commit_index:
+            return
+        self.step_committed_snapshot(entries.term_runs()[-1][1], now)
+        prev_index = first - 1
+        if first <= self.log.snapshot_index:
+            entries, prev_index = entries.slice(self.log.first_index, last), self.log.snapshot_index
+        self._append_missing(AppendEntries("", self.current_term, prev_index, 0, last, entries, configurations))
+        self._commit_to(last)
+
+    def step_committed_snapshot(self, term: int, now: float) -> None:
+        """A peer that is no member has read something of this term that is committed: it is in that term at least."""
+        if self.role is Role.CLIENT and term > self.current_term:
+            self.become_follower(term, None, now)
+
     def configuration_confirmed(self, leader_id: str, peer_urls: dict[str, str]) -> None:
         """The leader says which peers there are: one that did not know may stand for election, if it takes just these
         for the members."""
@@ -459,7 +510,7 @@ class Raft:
         names stands for election at once. From anybody else it is ignored."""
         if self.role is not Role.FOLLOWER or (notice.leader_id, notice.term) != (self.leader_id, self.current_term):
             return
-        self._leader_heard_at = -math.inf
+        self.leader_heard_at = -math.inf
         if notice.target_id == self.id and self.is_configuration_known:
             self.become_candidate(now)
 
@@ -475,7 +526,7 @@ class Raft:
 
         Raises InvariantError when the message proves that there are two leaders in a term: the host must stop.
         """
-        if notice.leader_id in self.configuration and notice.leader_id != self.id and notice.term == self.current_term:
+        if notice.term == self.current_term and self._listens_to(notice.leader_id, notice.term, now):
             self._follow(notice.term, notice.leader_id, now)
             self._commit_to(min(notice.commit_index, self._verified_index))
 
@@ -488,7 +539,7 @@ class Raft:
         else:
             self.become_follower(term, leader_id, now)
         self.leader_id = leader_id
-        self._leader_heard_at = now
+        self.leader_heard_at = now
         self._restart_election_timer(now)
 
     def _refuse_append(self, request: AppendEntries) -> AppendReply:
@@ -631,6 +682,10 @@ class Raft:
         progress = self.progress.get(peer_id)
         if not self.is_leader or progress is None or len(progress.pending) < count:
             return
+        if reply.term < self.current_term:
+            # Who got the request has been in its term since: this answers another one.
+            self.appends_lost(peer_id)
+            return
         progress.last_contact = now
         progress.heartbeat_at = self._next_heartbeat(now)
         if reply.success:
@@ -648,7 +703,7 @@ class Raft:
             self.become_follower(term, None, now)
             return
         progress = self.progress.get(peer_id)
-        if not self.is_leader or progress is None:
+        if not self.is_leader or progress is None or term < self.current_term:
             return
         progress.last_contact = now
         progress.heartbeat_at = self._next_heartbeat(now)

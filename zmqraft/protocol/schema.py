@@ -190,6 +190,13 @@ class Protocols:
         " chunk:bytes context_size:uint",
         "term:uint byte_offset:uint?",
     )
+    #: Our own: a leader or candidate belongs to the cluster of a peer that does not answer it. It has no reply.
+    INTRODUCTION: Final = FramesProtocol(
+        "Introduction",
+        constants.INTRODUCTION,
+        "peer_id:string",
+        "",
+    )
     #: Our own: a leader makes way for ``target_id``, which has all its entries, and which nobody need refuse because he
     #: still hears a leader. It has no reply.
     TRANSFER_NOTICE: Final = FramesProtocol(

@@ -78,6 +78,7 @@ class ClientRequests:
 
     def snapshot_installed(self) -> None:
         """A leader's snapshot has taken the place of the log, and of the table of its request ids."""
+        self.entries_replaced()
         self.intake = self._new_intake()
 
     def handle(
@@ -218,10 +219,19 @@ class ClientRequests:
             except RemoteProtocolError:
                 self._dropped["malformed message"] += 1
 
-    def _refuse_all(self) -> None:
-        self.config_updates.leadership_lost()
+    def entries_replaced(self) -> None:
+        """Entries of a former leader give way to another's, so at the index that somebody waits for there may be
+        anything: nobody waits on, whatever is held."""
+        if len(self._waiting):
+            self._refuse_updates()
+
+    def _refuse_updates(self) -> None:
         refusal = Protocols.REQUEST_UPDATE.encode_response(False, self._raft.leader_id)
         self._waiting.refuse_all(refusal, self.replies)
+
+    def _refuse_all(self) -> None:
+        self.config_updates.leadership_lost()
+        self._refuse_updates()
         self.replies.extend(self._streams.refuse_all(self._raft.leader_id))
 
     # --- reading ----------------------------------------------------------------------------------------------------

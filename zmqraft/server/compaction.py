@@ -129,8 +129,12 @@ class Compactor:
 
     def snapshot_installed(self) -> None:
         """A leader's snapshot has taken the place of the log's."""
-        index, configuration = self._engine.raft.configurations.base
-        self._base = (configuration, index)
+        context = self._log.snapshot.context
+        if context.peers is not None:
+            self._base = (ClusterConfiguration.from_value(context.peers), context.peers_index)
+        else:
+            index, configuration = self._engine.raft.configurations.base
+            self._base = (configuration, min(index, self._log.snapshot.index))
         if self._waiting is not None and self._waiting.index <= self._log.snapshot.index:
             self._waiting = None
 

@@ -35,6 +35,7 @@ from zmqraft.core.messages import CheckpointToLog, TruncateLog
 from zmqraft.core.raft import Role
 from zmqraft.errors import InvariantError, RemoteProtocolError
 from zmqraft.protocol import EntryBatch, EntryType, LogEntry, Protocols, encode_json
+from zmqraft.server.catching_up import CatchingUp, CatchUpProgress
 from zmqraft.server.client_requests import ClientRequests
 from zmqraft.server.commit_loop import Intake, ReplyQueue
 from zmqraft.server.config_updates import ConfigChange
@@ -43,6 +44,7 @@ from zmqraft.server.peer_calls import LinkAction, PeerCalls
 from zmqraft.server.peer_requests import PeerRequests
 from zmqraft.server.recovery import open_raft
 from zmqraft.server.settings import Settings
+from zmqraft.server.snapshot_transfer import IncomingSnapshot
 
 __all__ = ["BackgroundSync", "Engine", "LinkAction"]
 
@@ -94,13 +96,15 @@ class Engine:
         last_applied = max(last_applied, log.snapshot.index)
         self._submitted = last_applied
         self._clients = ClientRequests(self.raft, log, settings, last_applied, self.dropped)
-        self._peers = PeerRequests(self.raft, log, self._install)
+        incoming = IncomingSnapshot(log)
+        self._peers = PeerRequests(self.raft, incoming, self._install)
         self._calls = PeerCalls(self.raft, log, settings, self._drop)
+        self._catching_up = CatchingUp(self.raft, incoming, settings, self._install)
         self._random = random
         self._forget_at = now
         self._seen = (self.raft.role, self.raft.current_term)
         self._configuration: ClusterConfiguration | None = None
-        self._leaving_count = 0
+        self._seen_peers: tuple[object, ...] = (None, 0, None)
         #: The url of every other peer, by id: the DEALER sockets that the host must keep. Another object when it
         #: changes.
         self.link_urls: dict[str, str] = {}
@@ -132,6 +136,11 @@ class Engine:
         """The index up to which the state machine has applied entries."""
         return self._clients.last_applied
 
+    @property
+    def catch_up_progress(self) -> CatchUpProgress | None:
+        """How far a peer that is no member has come with reading the log; None for a member."""
+        return self._catching_up.progress if self.raft.role is Role.CLIENT else None
+
     def next_deadline(self, now: float) -> float:
         """The time of the next turn, if nothing arrives before."""
         if self._transfer is not None and self._transfer.is_silent:
@@ -142,6 +151,7 @@ class Engine:
             self._forget_at,
             math.inf if self._sync is None else self._sync.began + self._patience,
             self._calls.deadline,
+            self._catching_up.deadline,
             self._change_deadline(now),
         )
 
@@ -204,7 +214,13 @@ class Engine:
     def receive_reply(self, peer_id: str, frames: Sequence[bytes], now: float) -> None:
         """A message on the DEALER socket of a peer: the reply to a request to it, if it is an outstanding one."""
         self._is_synced = False
-        self._calls.receive_reply(peer_id, frames, now)
+        if frames and self._catching_up.is_answer(frames):
+            try:
+                self._catching_up.receive(peer_id, frames, now, self._wall_seconds)
+            except RemoteProtocolError as error:
+                self._drop("malformed reply", error)
+        else:
+            self._calls.receive_reply(peer_id, frames, now)
         self._after_step()
 
     def applied(self, index: int) -> None:
@@ -315,6 +331,9 @@ class Engine:
                 self._calls.ask_capabilities(actions, now)
             elif not self.raft.is_configuration_known:
                 self._calls.ask_configuration(actions, now)
+            if self._catching_up.is_needed(now):
+                for peer_id, frames in self._catching_up.next_messages(list(self.link_urls), now):
+                    actions.append(LinkAction(peer_id, (frames, None), keep=True))
         return actions
 
     def _sync_log(self) -> None:
@@ -479,6 +498,7 @@ class Engine:
                 logger.warning(
                     "%s: cutting the log back to %d, another leader's entries follow", self.settings.id, effect.index
                 )
+                self._clients.entries_replaced()
                 self._log.truncate_after(effect.index)
             elif isinstance(effect, CheckpointToLog):
                 self._log.append(EntryBatch.from_entries([LogEntry.checkpoint(effect.index, effect.term)]))
@@ -490,13 +510,17 @@ class Engine:
 
     def _follow_configuration(self) -> None:
         """Keep links and the state file in step with the configuration in the (synced) log."""
-        configuration, leaving = self.raft.configuration, len(self.raft.leaving)
-        if configuration is self._configuration and leaving == self._leaving_count:
+        configuration, learned = self.raft.configuration, self._catching_up.learned_urls
+        seen = (configuration, len(self.raft.leaving), learned)
+        if all(now is before for now, before in zip(seen, self._seen_peers, strict=True)):
             return
         if configuration is not self._configuration:
             self._store_configuration(configuration)
-        self._configuration, self._leaving_count = configuration, leaving
+        self._configuration, self._seen_peers = configuration, seen
         self.link_urls = self.raft.peer_urls
+        if self.raft.role is Role.CLIENT:
+            # Those whom its own configuration does not have may be the only ones that are left.
+            self.link_urls = {id: url for id, url in learned.items() if id != self.raft.id} | self.link_urls
         self._calls.follow(list(self.link_urls))
 
     def _store_configuration(self, configuration: ClusterConfiguration) -> None:

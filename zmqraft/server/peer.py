@@ -38,6 +38,7 @@ from zmqraft.server.applier import (
     ViewHandler,
     restore_state,
 )
+from zmqraft.server.catching_up import CatchUpProgress
 from zmqraft.server.compaction import Compactor
 from zmqraft.server.engine import BackgroundSync, Engine
 from zmqraft.server.peer_calls import LinkAction
@@ -163,6 +164,11 @@ class ZmqRaft(ReadyEmitter):
     def leader_id(self) -> str | None:
         """The id of the leader, as far as the peer knows."""
         return self.engine.raft.leader_id
+
+    @property
+    def catch_up_progress(self) -> CatchUpProgress | None:
+        """How far a peer that is not yet a member has come with reading the log of the cluster; None for a member."""
+        return self.engine.catch_up_progress
 
     @property
     def error(self) -> BaseException | None:

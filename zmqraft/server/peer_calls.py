@@ -49,6 +49,8 @@ _CAPABILITIES_RETRY_MAX = 60.0
 #: Before a snapshot is sent to a peer that is not known to be ours, it is asked, and may take so many seconds to
 #: answer.
 _CAPABILITIES_PATIENCE = 0.15
+#: A peer that does not answer is told so often, in seconds, who it is that asks it.
+_INTRODUCTION_INTERVAL = 0.5
 #: Who does not answer a chunk that is sent so often may be another program by now: the snapshot starts anew.
 _CHUNK_REPEATS_MAX = 20
 
@@ -83,6 +85,8 @@ class PeerCalls:
         # others: (time, seconds until the next time).
         self._append_sizes: dict[str, int] = {}
         self._ask_at: dict[str, tuple[float, float]] = {}
+        # When to introduce oneself to a peer again.
+        self._introduce_at: dict[str, float] = {}
         # When to ask the leader for the configuration.
         self._ask_config_at = -math.inf
         # The snapshots under way, by peer; while there is one, what is outstanding to that peer is a chunk of it.
@@ -174,7 +178,7 @@ class PeerCalls:
             self._raft.step_vote_reply(peer_id, reply, now)
             return
         self._raft.step_append_reply(peer_id, reply, now, count=count)
-        if not reply.success:
+        if not reply.success or reply.term < self._raft.current_term:
             link.give_up()
 
     def _decode_reply(self, frames: Sequence[bytes]) -> VoteReply | AppendReply:
@@ -238,7 +242,8 @@ class PeerCalls:
         if self._raft.role not in (Role.LEADER, Role.CANDIDATE):
             return
         for peer_id, link in self._links.items():
-            if now >= link.deadline:
+            is_late = now >= link.deadline
+            if is_late:
                 action = self._repeat(peer_id, link, now)
             elif len(link) < self._window(peer_id):
                 action = self._message_to(peer_id, link, now, entries_only, unwritten)
@@ -247,9 +252,11 @@ class PeerCalls:
             if action is not None:
                 actions.append(action)
                 self._sent_to.add(peer_id)
+            if is_late:
+                self._introduce(actions, peer_id, now)
 
     def notify(self, actions: list[LinkAction], peer_id: str, frames: list[bytes]) -> None:
-        """Add an own message that is not answered, to a peer that is known to be ours."""
+        """Add an own message that is not answered."""
         actions.append(LinkAction(peer_id, ([_NOTICE_ID, *frames], None), keep=True))
         self._sent_to.add(peer_id)
 
@@ -267,6 +274,16 @@ class PeerCalls:
         link.give_up()
         self._raft.appends_lost(peer_id)
         return self._message_to(peer_id, link, now, False, None)
+
+    def _introduce(self, actions: list[LinkAction], peer_id: str, now: float) -> None:
+        """Who does not answer may not know that this peer is a member by now."""
+        if now >= self._introduce_at.get(peer_id, -math.inf):
+            self._introduce_at[peer_id] = now + _INTRODUCTION_INTERVAL
+            self.notify(
+                actions,
+                peer_id,
+                Protocols.INTRODUCTION.encode_request(constants.INTRODUCTION, self._settings.secret, self._raft.id),
+            )
 
     def ask_capabilities(self, actions: list[LinkAction], now: float) -> None:
         """Ask whether these peers are ours, where that is not known. They need not answer.

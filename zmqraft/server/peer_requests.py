@@ -7,10 +7,11 @@ last AppendEntries of each peer is kept: a repetition gets the same reply, and i
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from zmqraft import constants
-from zmqraft.api import LogBase, SnapshotBase
+from zmqraft.api import SnapshotBase
 from zmqraft.core.configuration import ClusterConfiguration
 from zmqraft.core.messages import AppendEntries, CommitNotice, RequestVote, SnapshotReply, TransferNotice
 from zmqraft.core.raft import Raft
@@ -27,8 +28,11 @@ _TYPES = (
     constants.OWN_INSTALL_SNAPSHOT,
     constants.COMMIT_NOTICE,
     constants.TRANSFER_NOTICE,
+    constants.INTRODUCTION,
 )
 _MESSAGE_ID_SIZE_MAX = 3
+#: As many peers that are no members here may have introduced themselves; the oldest are forgotten.
+_INTRODUCED_MAX = 64
 
 
 def configurations_of(batch: EntryBatch) -> list[tuple[int, ClusterConfiguration]]:
@@ -59,13 +63,16 @@ def reachable_term(term: int, current_term: int) -> int:
 class PeerRequests:
     """The answering side towards all other peers."""
 
-    def __init__(self, raft: Raft, log: LogBase, install: Callable[[SnapshotBase], None]) -> None:
-        """``install`` lets a snapshot that is complete take the place of the log, durably, and tells the core."""
+    def __init__(self, raft: Raft, incoming: IncomingSnapshot, install: Callable[[SnapshotBase], None]) -> None:
+        """``incoming`` takes the chunks of a snapshot, from wherever they come; ``install`` lets one that is complete
+        take the place of the log, durably, and tells the core."""
         self._raft = raft
-        self._snapshot = IncomingSnapshot(log)
+        self._snapshot = incoming
         self._install = install
-        # By peer: socket identity, message id and reply of the last request that changes the log.
-        self._last: dict[str, tuple[bytes, bytes, list[bytes]]] = {}
+        # By peer: the socket identity, message id and term of the last request that changes the log, and its reply.
+        self._last: dict[str, tuple[tuple[bytes, bytes, int], list[bytes]]] = {}
+        # Those that are no members here, but say that they are by a later configuration.
+        self._introduced: deque[str] = deque(maxlen=_INTRODUCED_MAX)
 
     def handle(
         self,
@@ -93,8 +100,10 @@ class PeerRequests:
             return self._install_snapshot(identity, message_id, frames, now, wall_seconds)
         if frames[0] == constants.COMMIT_NOTICE:
             self._commit_notice(frames, now)
-        else:
+        elif frames[0] == constants.TRANSFER_NOTICE:
             self._transfer_notice(frames, now)
+        else:
+            self._introduction(frames)
         return None
 
     @staticmethod
@@ -117,9 +126,10 @@ class PeerRequests:
         )
         self._check_sender(leader_id)
         self._check_term(term, now, leads=True)
+        key = (identity, message_id, term)
         last = self._last.get(leader_id)
-        if last is not None and last[:2] == (identity, message_id):
-            return last[2]
+        if last is not None and last[0] == key:
+            return last[1]
         if prev_index + (len(entry_frames) if entries is None else len(entries)) >= constants.INTEGER_MAX:
             raise RemoteProtocolError(f"entries from index {prev_index} on reach {constants.INTEGER_MAX}")
         if entries is None:
@@ -135,7 +145,7 @@ class PeerRequests:
             return None
         conflict = () if reply.conflict_index is None else (reply.conflict_index,)
         encoded = Protocols.APPEND_ENTRIES.encode_response(reply.term, reply.success, *conflict)
-        self._last[leader_id] = (identity, message_id, encoded)
+        self._last[leader_id] = (key, encoded)
         return encoded
 
     def _install_snapshot(
@@ -144,9 +154,10 @@ class PeerRequests:
         chunk = Chunk.decode(frames)
         self._check_sender(chunk.leader_id)
         self._check_term(chunk.term, now, leads=True)
+        key = (identity, message_id, chunk.term)
         last = self._last.get(chunk.leader_id)
-        if last is not None and last[:2] == (identity, message_id):
-            return last[2]
+        if last is not None and last[0] == key:
+            return last[1]
         verdict = self._raft.step_install_snapshot(chunk.leader_id, chunk.term, chunk.index, now)
         if verdict is None:
             return None
@@ -161,7 +172,7 @@ class PeerRequests:
             # What is missing is not wanted: as if all of it had come.
             offset = (chunk.size,)
         encoded = Protocols.INSTALL_SNAPSHOT.encode_response(self._raft.current_term, *offset)
-        self._last[chunk.leader_id] = (identity, message_id, encoded)
+        self._last[chunk.leader_id] = (key, encoded)
         return encoded
 
     def _transfer_notice(self, frames: Sequence[bytes], now: float) -> None:
@@ -169,13 +180,18 @@ class PeerRequests:
         self._check_sender(leader_id)
         self._raft.step_transfer_notice(TransferNotice(leader_id, term, target_id), now)
 
+    def _introduction(self, frames: Sequence[bytes]) -> None:
+        _, _, peer_id = Protocols.INTRODUCTION.decode_request(frames)
+        if peer_id not in self._introduced:
+            self._introduced.append(peer_id)
+
     def _commit_notice(self, frames: Sequence[bytes], now: float) -> None:
         _, _, leader_id, term, commit_index = Protocols.COMMIT_NOTICE.decode_request(frames)
         self._check_sender(leader_id)
         self._raft.step_commit_notice(CommitNotice(leader_id, term, commit_index), now)
 
     def _check_sender(self, peer_id: str) -> None:
-        if peer_id == self._raft.id or peer_id not in self._raft.configuration:
+        if peer_id == self._raft.id or not (peer_id in self._raft.configuration or peer_id in self._introduced):
             raise RemoteProtocolError(f"a peer message from {peer_id!r:.100}, which is not a member")
 
     def _check_term(self, term: int, now: float, *, leads: bool) -> None:

@@ -133,6 +133,11 @@ class IncomingSnapshot:
         self._receiver: SnapshotReceiver | None = None
         self._offset = 0
 
+    @property
+    def offset(self) -> int:
+        """The bytes that have come of the one under way."""
+        return self._offset
+
     def take(self, chunk: Chunk, now_seconds: int) -> int | SnapshotBase:
         """Take a chunk. Returns the offset to go on from, or the complete snapshot, which is durable, but not yet that
         of the log. ``now_seconds`` is the time since the epoch.
