@@ -101,17 +101,6 @@ class ProcessCluster:
         for peer_id in ids or self.ids:
             self.running[peer_id].wait_ready()
 
-    def join(self, *ids: str) -> None:
-        """Start peers that are not among those of the configuration file, on ports of their own; again on the same."""
-        for peer_id in ids:
-            if peer_id not in self.ports:
-                (self.ports[peer_id],) = free_ports(1)
-                self.urls[peer_id] = f"tcp://127.0.0.1:{self.ports[peer_id]}"
-            arguments = ("run", "-c", self.config, "-b", self.urls[peer_id], peer_id)
-            self.running[peer_id] = PeerProcess(self._stack.enter_context(started_command(*arguments)))
-        for peer_id in ids:
-            self.running[peer_id].wait_ready()
-
     def stop(self, *ids: str) -> None:
         """Ask peers to end, which they do without an error."""
         for peer_id in ids or list(self.running):

@@ -36,6 +36,7 @@ _COMMANDS = {
     "dump": "zmqraft.cli.dump",
     "verify": "zmqraft.cli.verify",
     "compact": "zmqraft.cli.compact",
+    "recover": "zmqraft.cli.recover",
     "demo": "zmqraft.cli.demo",
 }
 
