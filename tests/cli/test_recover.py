@@ -80,7 +80,7 @@ def request_ids(count: int) -> list[bytes]:
     return [new_request_id() for _ in range(count)]
 
 
-@pytest.mark.parametrize("answer", [b"", b"n\n", b"\n"], ids=["no answer", "no", "nothing"])
+@pytest.mark.parametrize("answer", [b"", b"n\n"], ids=["no answer", "no"])
 def test_without_a_yes_nothing_is_changed(survivor: Path, answer: bytes) -> None:
     before = contents(survivor.parent)
     result = recover(survivor, "a", input=answer)
@@ -130,8 +130,6 @@ def test_a_peer_that_runs_is_refused(running: Path) -> None:
         (["b"], "there is no data of a peer in "),
         (["x"], "raft.id: 'x' is not one of the peers (a, b, c); to join them it needs router.bind"),
         (["a", "--peers", "127.0.0.1:1/b"], "the new members (b) are without 'a', whose data this is"),
-        (["a", "--peers", "127.0.0.1:1/a"], "the new members have 'a' at tcp://127.0.0.1:1, the settings at "),
-        (["a", "--peers", "127.0.0.1:0/a"], "a port is 1 to 65535"),
         (["a", "--ns", "other"], "has no key 'other' at its root"),
     ],
 )
