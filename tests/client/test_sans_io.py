@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 SANS_IO = [
+    "arguments",
     "deadlines",
     "entries_flow",
     "entries_request",
+    "entry_cursor",
     "leader_search",
     "peer_broadcast",
     "requests",
@@ -19,6 +21,7 @@ SANS_IO = [
     "session",
     "splicer",
     "subscription",
+    "update_pipeline",
 ]
 IO = {"zmq", "time", "datetime", "threading", "queue", "socket", "select", "asyncio", "concurrent", "random", "os"}
 
