@@ -6,7 +6,6 @@ cancelled is cancelled there, and leaves no request, task or socket behind.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import warnings
 from functools import partial
@@ -122,7 +121,7 @@ class ClientBase:
             request = make(future, deadline)
             driver.check_open()
         except BaseException:
-            self.request_ended(size)
+            future.abandon()
             raise
         future.request = request
         driver.start(request)
@@ -152,13 +151,14 @@ class ClientBase:
         driver = getattr(self, "_driver", None)
         if driver is None:
             return
-        warnings.warn(f"{self!r} was not closed", ResourceWarning, source=self, stacklevel=2)
-        if driver.loop.is_closed():
-            self._close()
-            return
-        # The garbage collector may run in any thread.
-        with contextlib.suppress(RuntimeError):
-            driver.loop.call_soon_threadsafe(driver.close)
+        try:
+            warnings.warn(f"{self!r} was not closed", ResourceWarning, source=self, stacklevel=2)
+        finally:  # also where warnings are errors
+            if driver.loop.is_closed():
+                self._close()
+            else:
+                # The garbage collector may run in any thread.
+                driver.loop.call_soon_threadsafe(driver.close)
 
     def __repr__(self) -> str:
         state = "closed" if self._driver is None else f"of {self._session.url or 'no peer yet'}"

@@ -29,10 +29,10 @@ class RequestFuture(asyncio.Future[Any]):
 
     def __init__(self, owner: FutureOwner, size: int, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
-        self._owner = owner
-        self._size = size
-        #: The request, until it has ended: each knows the other, and a cycle would be left to the garbage collector.
+        #: The client and the request, until that has ended: a future that is kept must not keep them.
+        self._owner: FutureOwner | None = owner
         self.request: Request | None = None
+        self._size = size
 
     def set_result(self, result: Any, /) -> None:
         """For the session: the request succeeded."""
@@ -53,13 +53,17 @@ class RequestFuture(asyncio.Future[Any]):
         """
         if not super().cancel(msg):
             return False
-        request = self.request
-        if request is not None:
-            self._ended()
-            self._owner.request_cancelled(request)
+        owner, request = self._owner, self.request
+        self._ended()
+        if owner is not None and request is not None:
+            owner.request_cancelled(request)
         return True
 
+    def abandon(self) -> None:
+        """The request could not be made."""
+        self._ended()
+
     def _ended(self) -> None:
-        if self.request is not None:
-            self.request = None
-            self._owner.request_ended(self._size)
+        owner, self._owner, self.request = self._owner, None, None
+        if owner is not None:
+            owner.request_ended(self._size)
