@@ -56,6 +56,13 @@ REQUEST_WEB_MONITOR_URL: Final = b"W"
 CAPABILITIES: Final = b"zmqraft"
 #: An own message, to peers that have answered the one before: the commit index by itself, with no reply.
 COMMIT_NOTICE: Final = b"zmqraft.commit"
+#: An own message, to such peers as well: InstallSnapshot with what a peer must know beside the state machine's data.
+OWN_INSTALL_SNAPSHOT: Final = b"zmqraft.snapshot"
+#: An own message, to peers that do not answer: the sender belongs to their cluster, by a configuration that they may
+#: not have. It has no reply, and those of zmq-raft pass it to their state machine.
+INTRODUCTION: Final = b"zmqraft.member"
+#: An own message, to such peers as well: the leader makes way, for the peer that it names. It has no reply.
+TRANSFER_NOTICE: Final = b"zmqraft.transfer"
 
 # Status of a ConfigUpdate reply.
 CONFIG_NOT_LEADER: Final = 0

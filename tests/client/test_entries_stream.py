@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from support.session_driver import GRACE_S, SECRET, TIMEOUT_S, URLS, Driver, Sent, Sink, entry_frames
-from zmqraft.client.entries_flow import EntriesFlow
 from zmqraft.client.entries_request import EntriesRequest
 from zmqraft.client.results import SnapshotChunk
 from zmqraft.constants import REQUEST_ENTRIES
 from zmqraft.errors import ClosedError, NotLeaderError, OutOfOrderError, RequestTimeoutError
+from zmqraft.protocol.entries_flow import EntriesFlow
 from zmqraft.protocol.entry import EntryBatch
 from zmqraft.protocol.schema import Protocols
 

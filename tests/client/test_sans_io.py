@@ -11,7 +11,6 @@ import pytest
 SANS_IO = [
     "arguments",
     "deadlines",
-    "entries_flow",
     "entries_request",
     "entry_cursor",
     "leader_search",

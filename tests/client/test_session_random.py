@@ -8,11 +8,11 @@ import pytest
 
 from support.session_driver import GRACE_S, SECRET, URLS, Sink
 from support.virtual_peers import VirtualPeers
-from zmqraft.client.entries_flow import EntriesFlow, EntriesItem
 from zmqraft.client.entries_request import EntriesRequest, item_size
 from zmqraft.client.requests import UpdateRequest
 from zmqraft.client.subscription import Subscription
 from zmqraft.errors import RequestTimeoutError
+from zmqraft.protocol.entries_flow import EntriesFlow, EntriesItem
 from zmqraft.protocol.entry import EntryBatch
 from zmqraft.protocol.request_id import new_request_id
 from zmqraft.protocol.schema import Protocols

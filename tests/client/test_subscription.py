@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.session_driver import GRACE_S, SECRET, URLS, Driver, Sent, entry_frames
-from zmqraft.client.entries_flow import EntriesItem
 from zmqraft.client.entries_request import item_size
 from zmqraft.client.peer_broadcast import Broadcast, PeerBroadcast
 from zmqraft.client.results import SnapshotChunk
 from zmqraft.client.splicer import Splicer
 from zmqraft.client.subscription import Subscription
 from zmqraft.errors import ClosedError
+from zmqraft.protocol.entries_flow import EntriesItem
 from zmqraft.protocol.entry import EntryBatch
 from zmqraft.protocol.schema import Protocols
 

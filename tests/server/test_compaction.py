@@ -275,7 +275,7 @@ def test_a_snapshot_that_cannot_take_its_place_stops_the_peer(
 
     with peer_with(settings, Lines()) as peer, client_of(peer) as client:
         update(client, 5)
-        monkeypatch.setattr("zmqraft.storage.file_log.replace_file", fail)
+        monkeypatch.setattr("zmqraft.storage.log_snapshots.replace_file", fail)
         with pytest.raises(StorageFailedError, match="cannot install the snapshot of entry 6: Input/output error"):
             peer.compact(force=True).result(60.0)
         assert peer.wait_closed(60.0)

@@ -1,7 +1,4 @@
-"""Logs that are compacted in the middle of elections, crashes and repetitions, in virtual time.
-
-A leader sends no snapshots yet, so a peer compacts only what all have applied.
-"""
+"""Logs that are compacted in the middle of elections, crashes and repetitions, in virtual time."""
 
 from __future__ import annotations
 
@@ -127,26 +124,6 @@ def test_an_old_append_to_a_compacted_log_changes_nothing() -> None:
         assert read_all(follower.log) == before
     assert cluster.commit(b"goes on") == 12
     cluster.run_until(lambda: follower.running.last_applied >= 12)
-
-
-def test_a_leader_whose_log_begins_behind_a_followers_end_goes_on() -> None:
-    cluster = VirtualCluster(3)
-    cluster.start()
-    leader = cluster.leader()
-    behind, other = (peer for peer in cluster.peers.values() if peer is not leader)
-    cluster.commit(b"1")
-    cluster.crash(behind.id)
-    last = max(cluster.commit(b"%d" % number) for number in range(10))
-    cluster.run_until(lambda: other.running.last_applied >= last)
-    for peer in (leader, other):
-        compact(peer, last)
-    cluster.start(behind.id)
-    for number in range(10):
-        cluster.commit(b"%d" % number)
-        cluster.run(0.2)
-    assert all(peer.failure is None for peer in cluster.peers.values())
-    assert cluster.leader().id in (leader.id, other.id)
-    assert behind.log.last_index < last
 
 
 def test_a_snapshot_above_what_is_applied_is_refused() -> None:

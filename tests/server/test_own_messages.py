@@ -157,7 +157,7 @@ class TestTwoAppendsUnderWay:
         assert len(progress.pending) == 2
         running = cluster.peers[leader].running
         dropped = running.dropped["late reply"]
-        running._links[other].deadline = cluster.now
+        running._calls._links[other].deadline = cluster.now
         cluster.request(leader, b"\1", [b"^", SECRET])
         cluster.run(0.015)
         # Now one entry at a time, from what was acknowledged on.
@@ -245,6 +245,6 @@ def test_real_peers_learn_of_each_other_also_under_load(tmp_path: Path) -> None:
 
             def busy_until_known() -> bool:
                 list(client.request_updates((b"%d" % number for number in range(100)), in_flight=10))
-                return len(leader.engine._append_sizes) == 2
+                return len(leader.engine._calls._append_sizes) == 2
 
             wait_for(busy_until_known, "an answer to the question for capabilities")

@@ -272,14 +272,14 @@ def test_after_a_silence_a_peer_counts_as_foreign_until_it_says_otherwise() -> N
     leader = cluster.leader()
     other = next(peer_id for peer_id in cluster.ids if peer_id != leader.id)
     cluster.run(1.0)
-    assert leader.running._append_sizes == {other: 1024 * 1024}
+    assert leader.running._calls._append_sizes == {other: 1024 * 1024}
     cluster.partition()
     cluster.run(0.25)
     assert leader.role == "leader"
-    assert leader.running._append_sizes == {}
+    assert leader.running._calls._append_sizes == {}
     cluster.heal()
     cluster.run(1.0)
-    assert leader.running._append_sizes == {other: 1024 * 1024}
+    assert leader.running._calls._append_sizes == {other: 1024 * 1024}
 
 
 def test_the_leader_sends_one_entry_at_a_time_while_the_match_is_not_known() -> None:

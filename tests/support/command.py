@@ -67,11 +67,14 @@ def started_shell_line(line: str) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextlib.contextmanager
 def started_command(
-    *arguments: str | Path, environment: Mapping[str, str] | None = None, stdout: int = subprocess.PIPE
+    *arguments: str | Path,
+    environment: Mapping[str, str] | None = None,
+    stdout: int = subprocess.PIPE,
+    prefix: Sequence[str] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A running ``zmqraft``, with pipes; killed in the end if it still runs."""
+    """A running ``zmqraft``, with pipes; killed in the end if it still runs. ``prefix`` is the command that runs it."""
     process = subprocess.Popen(
-        [*_ARGUMENTS, *map(str, arguments)],
+        [*prefix, *_ARGUMENTS, *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=stdout,
         stderr=subprocess.PIPE,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from zmqraft.client.entries_flow import EntriesItem
 from zmqraft.client.requests import Request, UpdateRequest
 from zmqraft.client.session import ClientSession
 from zmqraft.constants import ABSENT
+from zmqraft.protocol.entries_flow import EntriesItem
 from zmqraft.protocol.entry import EntryType, LogEntry
 from zmqraft.protocol.request_id import new_request_id
 from zmqraft.protocol.schema import FramesProtocol, Protocols

@@ -12,21 +12,34 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import ClassVar
 
+import msgpack
 import pytest
 
-from zmqraft.constants import CAPABILITIES
+from zmqraft.api import SnapshotBase, SnapshotContext
+from zmqraft.constants import CAPABILITIES, CONFIG_ACCEPTED, CONFIG_NOT_LEADER
+from zmqraft.core.configuration import ClusterConfiguration
+from zmqraft.core.quorum import is_quorum
 from zmqraft.errors import ZmqRaftError
 from zmqraft.protocol import ABSENT, EntryBatch, EntryType, LogEntry, Protocols, encode_uint, new_request_id
-from zmqraft.server.engine import BackgroundSync, Engine, LinkAction
+from zmqraft.server.compaction import configuration_at
+from zmqraft.server.engine import BackgroundSync, Engine
+from zmqraft.server.peer_calls import LinkAction
 from zmqraft.server.settings import DataSettings, PeerAddress, Settings
 from zmqraft.storage import MemoryLog, MemoryPersistence
 
 SECRET = b"secret"
 WALL_START = 1_800_000_000.0
+#: What a snapshot of `Peer.compact` begins with.
+_STATE = b"entries:"
+
+
+def url_of(peer_id: str) -> str:
+    return f"tcp://127.0.0.1:{7999 + int(peer_id)}"
 
 
 def settings_of(peer_id: str, ids: Iterable[str], **changes: object) -> Settings:
-    peers = tuple(PeerAddress(each, f"tcp://127.0.0.1:{8000 + position}") for position, each in enumerate(ids))
+    peers = tuple(PeerAddress(each, url_of(each)) for each in ids)
+    changes.setdefault("router_bind", url_of(peer_id))
     return Settings(id=peer_id, peers=peers, data=DataSettings("unused"), secret=SECRET, **changes)  # type: ignore[arg-type]
 
 
@@ -42,6 +55,8 @@ class Peer:
     def __init__(self, cluster: VirtualCluster, peer_id: str) -> None:
         self.cluster = cluster
         self.id = peer_id
+        #: The members that its configuration file has.
+        self.configured: list[str] | None = None
         self.log = MemoryLog()
         self.persistence = MemoryPersistence()
         self.engine: Engine | None = None
@@ -86,6 +101,35 @@ class Peer:
     def terms(self) -> list[int]:
         return [entry.term for entry in self.entries()]
 
+    @property
+    def members(self) -> str:
+        """The ids of its configuration; in a joint one, the old ones and the new ones."""
+        configuration = self.running.raft.configuration
+        lists = [configuration.old, configuration.peers] if configuration.old is not None else [configuration.peers]
+        return " ".join("".join(sorted(peer_id for peer_id, _ in peers)) for peers in lists)
+
+    def compact(self, index: int) -> None:
+        """Take a snapshot of what was applied up to an index, and compact the log with it."""
+        engine, log = self.running, self.log
+        context = log.snapshot.context
+        base = (ClusterConfiguration.from_value(settings_of(self.id, self.configured or self.cluster.ids).peer_urls), 0)
+        if context.peers is not None:
+            base = (ClusterConfiguration.from_value(context.peers), context.peers_index)
+        configuration, at = configuration_at(index, log, base)
+        context = SnapshotContext(
+            configuration.to_value(), at, log.packed_requests(index), engine.requests_forgotten_until
+        )
+        frames = [entry.to_bytes() for entry in self.applied[:index]]
+        snapshot = log.begin_snapshot(index, context)([_STATE, msgpack.packb(frames)])
+        log.begin_compaction(snapshot)()
+        engine.compact(snapshot)
+
+    def restore(self, snapshot: SnapshotBase) -> None:
+        data = snapshot.read(0, snapshot.size)
+        if data.startswith(_STATE):
+            frames = msgpack.unpackb(data[len(_STATE) :])
+            self.applied = list(EntryBatch.from_frames(1, frames))
+
 
 class VirtualCluster:
     """Peers, links and clients in virtual time."""
@@ -109,6 +153,8 @@ class VirtualCluster:
         self.sent: list[tuple[str, str, list[bytes]]] = []
         #: What a reply of a peer is replaced with, its message id first: (peer id, frames) to frames.
         self.change_reply: Callable[[str, list[bytes]], list[bytes]] | None = None
+        #: Called after each event.
+        self.on_event: Callable[[], None] = lambda: None
         self._identities: dict[tuple[str, str], int] = {}
         # When a link was last sent something.
         self._last_sent: dict[tuple[str, str], float] = {}
@@ -122,8 +168,10 @@ class VirtualCluster:
             peer = self.peers[peer_id]
             peer.incarnation += 1
             peer.failure = None
+            if len(peer.applied) < peer.log.snapshot.index:
+                peer.restore(peer.log.snapshot)
             peer.engine = Engine(
-                settings_of(peer_id, self.ids, **self.settings),
+                settings_of(peer_id, peer.configured or self.ids, **self.settings),
                 peer.log,
                 peer.persistence,
                 last_applied=len(peer.applied),
@@ -131,6 +179,15 @@ class VirtualCluster:
                 random=Random(self.random.random()),
             )
             self._wake(peer, self.now)
+
+    def add(self, peer_id: str, configured: Iterable[str]) -> Peer:
+        """A new peer, with what its configuration file says of the members; still to be started."""
+        for peer in self.peers.values():
+            peer.configured = peer.configured or list(self.ids)
+        self.ids.append(peer_id)
+        peer = self.peers[peer_id] = Peer(self, peer_id)
+        peer.configured = list(configured)
+        return peer
 
     def crash(self, *ids: str) -> None:
         for peer_id in ids:
@@ -169,9 +226,9 @@ class VirtualCluster:
         running = [peer for peer in self.peers.values() if peer.engine is not None]
         for leader in self.leaders:
             followers = [
-                peer for peer in running if peer.running.raft.leader_id == leader.id and peer.term == leader.term
+                peer.id for peer in running if peer.running.raft.leader_id == leader.id and peer.term == leader.term
             ]
-            if 2 * len(followers) > len(self.ids):
+            if is_quorum(followers, leader.running.raft.configuration.voters):
                 return leader
         return None
 
@@ -194,6 +251,7 @@ class VirtualCluster:
         at, _, action = heapq.heappop(self._events)
         self.now = max(self.now, at)
         action()
+        self.on_event()
 
     def at(self, when: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._events, (when, next(self._sequence), action))
@@ -217,6 +275,9 @@ class VirtualCluster:
             actions = engine.finish_turn(self.now, in_background=self.sync_s is not None)
             if (sync := engine.take_sync()) is not None:
                 self._run_in_background(peer, sync)
+            if (snapshot := engine.take_restore()) is not None:
+                peer.restore(snapshot)
+                engine.applied(snapshot.index)
             while (batch := engine.take_committed(1 << 20)) is not None:
                 peer.applied.extend(batch)
                 engine.applied(batch.last_index)
@@ -351,6 +412,41 @@ class VirtualCluster:
             if index is not None:
                 return index
         raise AssertionError("20 leaders in a row refused an update")
+
+    def ask_change(self, peer_id: str, ids: Iterable[str], request_id: bytes | None = None) -> bytes:
+        """Ask a peer to make these the members. Returns the request id; `change_result` has the reply."""
+        request_id = request_id or new_request_id(self.wall)
+        value = [[each, url_of(each)] for each in ids]
+        self.request(peer_id, request_id, Protocols.CONFIG_UPDATE.encode_request(b"&", SECRET, value))
+        return request_id
+
+    def change_result(self, request_id: bytes) -> tuple[int, object] | None:
+        """The last reply to a change, decoded: status and value."""
+        replies = self.client_replies.get(request_id)
+        return Protocols.CONFIG_UPDATE.decode_response(replies[-1]) if replies else None  # type: ignore[return-value]
+
+    def changed(self, request_id: bytes) -> int | None:
+        """The index that a change was acknowledged with."""
+        status, value = self.change_result(request_id) or (None, None)
+        return value if status == CONFIG_ACCEPTED and isinstance(value, int) else None
+
+    def change(self, ids: Iterable[str]) -> int:
+        """Make these the members, repeated through whoever leads until it is done. Returns the index of the change."""
+        request_id = new_request_id(self.wall)
+        for _ in range(20):
+            self.client_replies.pop(request_id, None)
+            self.ask_change(self.leader().id, ids, request_id)
+            self.run_until(lambda: self.change_result(request_id) not in (None, (CONFIG_ACCEPTED, ABSENT)))
+            if (index := self.changed(request_id)) is not None:
+                return index
+            assert (self.change_result(request_id) or (None,))[0] == CONFIG_NOT_LEADER, self.change_result(request_id)
+        raise AssertionError("20 leaders in a row refused a change")
+
+    def transfer(self, target_id: str | None, *, must: bool = False) -> None:
+        """Let the leader make way."""
+        leader = self.leader()
+        leader.running.begin_transfer(target_id, self.now, must=must)
+        self._soon(leader)
 
     def inject(self, target: str, message_id: int, frames: list[bytes], identity: bytes = b"x>1#9") -> None:
         """A raw message on a ROUTER socket, from nowhere in particular."""

@@ -14,7 +14,6 @@ from types import TracebackType
 from zmqraft.asyncio.in_flight import InFlightLimit
 from zmqraft.asyncio.item_queue import ItemQueue
 from zmqraft.asyncio.loop_driver import LoopDriver
-from zmqraft.client.entries_flow import EntriesFlow, EntriesItem
 from zmqraft.client.entries_request import EntriesRequest
 from zmqraft.client.entry_cursor import EntryCursor
 from zmqraft.client.requests import Request, ResultSink
@@ -22,6 +21,7 @@ from zmqraft.client.results import SnapshotChunk
 from zmqraft.client.session import ClientSession
 from zmqraft.client.update_pipeline import PipelinedUpdate, UpdatePipeline
 from zmqraft.errors import ClosedError
+from zmqraft.protocol.entries_flow import EntriesFlow, EntriesItem
 from zmqraft.protocol.entry import EntryBatch, LogEntry
 
 __all__ = ["EntriesStream", "UpdatesStream"]

@@ -16,7 +16,6 @@ from zmqraft.asyncio.clients import ZmqRaftClient, ZmqRaftPeerClient
 from zmqraft.asyncio.item_queue import ItemQueue
 from zmqraft.asyncio.loop_driver import LoopDriver
 from zmqraft.client.arguments import Limits, Urls, check_integer, to_seconds
-from zmqraft.client.entries_flow import EntriesItem
 from zmqraft.client.entries_request import item_size
 from zmqraft.client.entry_cursor import EntryCursor
 from zmqraft.client.peer_broadcast import Broadcast, PeerBroadcast, broadcast_size
@@ -27,6 +26,7 @@ from zmqraft.client.subscriber import BROADCAST_TIMEOUT_MS, PEER_SILENCE_S
 from zmqraft.client.subscription import Subscription
 from zmqraft.constants import CLIENT_SERVER_ELECTION_GRACE_DELAY_MS, CLIENT_TIMEOUT_MS
 from zmqraft.errors import ClosedError
+from zmqraft.protocol.entries_flow import EntriesItem
 from zmqraft.protocol.entry import EntryBatch, LogEntry
 
 __all__ = ["ZmqRaftPeerSub", "ZmqRaftSubscriber"]

@@ -7,6 +7,7 @@ Knows nothing of Raft. The rule: standard output carries one line, the url, once
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import signal
 import types
@@ -15,11 +16,13 @@ from pathlib import Path
 import click
 
 from zmqraft.cli import logs
-from zmqraft.errors import ConfigurationError, ZmqRaftError
+from zmqraft.errors import ClosedError, ConfigurationError, CorruptionError, ZmqRaftError
 from zmqraft.server.config_file import NAMESPACE_DEFAULT, load_settings
 from zmqraft.server.settings import Settings
 
 __all__ = ["find_config_file", "run"]
+
+logger = logging.getLogger(__name__)
 
 #: Looked for in the working directory when no file is named.
 CONFIG_FILE_NAMES = tuple(f"zmqraft.{suffix}" for suffix in ("yaml", "yml", "json", "hjson", "toml"))
@@ -67,30 +70,56 @@ def find_config_file(directory: Path) -> Path:
 
 
 def run_peer(settings: Settings) -> int:
-    """Run a peer until it is asked to stop, or fails. Returns the exit status; an error of the settings is raised."""
-    from zmqraft.server.builder import build_peer
+    """Run a peer until it is asked to stop, or fails. Returns the exit status; an error of the settings is raised.
 
+    A peer that comes upon a damaged entry of its log ends, and another one begins: that mends the log before it runs.
+    """
+    signals: list[str] = []
     # A SimpleQueue may be put to from a signal handler, whatever the main thread is doing; an Event may not.
     endings: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def stop(number: int, frame: types.FrameType | None) -> None:
         # Who asks twice is in a hurry.
         signal.signal(number, signal.SIG_DFL)
-        endings.put(signal.Signals(number).name)
+        signals.append(signal.Signals(number).name)
+        endings.put(signals[-1])
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    raft = build_peer(settings)
+    damaged: set[int] = set()
+    while True:
+        error = _run_once(settings, signals, endings, say_url=not damaged)
+        if error is None or signals:
+            return 0 if error is None else 1
+        # A peer that fails has logged why. An entry that was put back and is damaged again is a matter for somebody.
+        if not isinstance(error, CorruptionError) or error.index is None or error.index in damaged:
+            return 1
+        damaged.add(error.index)
+        logger.error("%s: starting anew, since entry %d of the log is damaged", settings.id, error.index)
+
+
+def _run_once(
+    settings: Settings, signals: list[str], endings: queue.SimpleQueue[str], *, say_url: bool
+) -> BaseException | None:
+    """Run a peer to its end; why it has failed, if it has after its start."""
+    from zmqraft.server.builder import build_peer
+
+    try:
+        raft = build_peer(settings, stopped=lambda: bool(signals))
+    except ClosedError:
+        # It was asked to stop before its log was mended.
+        return None
     raft.on("close", lambda *_: endings.put("closed"))
     try:
         with raft:
-            click.echo(raft.url)
-            _wait_for(endings)
+            if say_url:
+                click.echo(raft.url)
+            while not signals and not raft.wait_closed(0):
+                _wait_for(endings)
     except ZmqRaftError:
         if raft.error is None:
             raise
-    # A peer that fails has logged why.
-    return 0 if raft.error is None else 1
+    return raft.error
 
 
 def _wait_for(endings: queue.SimpleQueue[str]) -> None:

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Protocol, TypeAlias
 
-from zmqraft.client.entries_flow import EntriesFlow
 from zmqraft.client.requests import ConfigUpdateRequest, Request, ResultSink, UpdateRequest
 from zmqraft.client.session import ClientSession
 from zmqraft.constants import INTEGER_MAX
 from zmqraft.errors import ConfigurationError, LocalProtocolError
+from zmqraft.protocol.entries_flow import EntriesFlow
 from zmqraft.protocol.request_id import new_request_id
 from zmqraft.protocol.url import parse_url
 

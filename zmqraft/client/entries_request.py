@@ -12,9 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from zmqraft.client.entries_flow import EntriesFlow, EntriesItem, Position, Received
 from zmqraft.client.requests import Request, ResultSink, decode_leader_id
-from zmqraft.client.results import SnapshotChunk
 from zmqraft.constants import (
     ENTRIES_LAST,
     ENTRIES_MORE,
@@ -24,6 +22,7 @@ from zmqraft.constants import (
     REQUEST_ENTRIES_TTL_MS,
 )
 from zmqraft.errors import OutOfOrderError, RemoteProtocolError
+from zmqraft.protocol.entries_flow import EntriesFlow, EntriesItem, Position, Received, SnapshotChunk
 from zmqraft.protocol.schema import Protocols
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ has come in.
 
 from __future__ import annotations
 
-from zmqraft.client.entries_flow import EntriesItem
 from zmqraft.client.results import SnapshotChunk
+from zmqraft.protocol.entries_flow import EntriesItem
 from zmqraft.protocol.entry import EntryBatch, LogEntry
 
 __all__ = ["EntryCursor"]

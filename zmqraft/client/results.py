@@ -7,29 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from zmqraft.protocol.entries_flow import SnapshotChunk
+
 __all__ = ["ClusterInfo", "LogInfo", "SessionCounters", "SnapshotChunk"]
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotChunk:
-    """A part of the snapshot that stands for all entries up to ``index``.
-
-    ``term`` is the term of the entry at ``index``, ``offset`` the position of ``data`` in the snapshot and ``size``
-    the size of the whole snapshot, in bytes. The chunks of one snapshot follow on one another without a gap. A chunk
-    with offset 0 starts the snapshot (or another one) over: what came before of it is to be thrown away; so is an
-    unfinished snapshot that is followed by an entry. Both happen only when the peer that sent it was lost.
-    """
-
-    index: int
-    term: int
-    offset: int
-    size: int
-    data: bytes
-
-    @property
-    def is_last(self) -> bool:
-        """Whether the snapshot ends with this chunk."""
-        return self.offset + len(self.data) == self.size
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from zmqraft.client.entries_flow import EntriesItem
-from zmqraft.client.results import SnapshotChunk
+from zmqraft.protocol.entries_flow import EntriesItem, SnapshotChunk
 from zmqraft.protocol.entry import EntryBatch
 
 __all__ = ["Splicer"]

@@ -13,13 +13,12 @@ from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
 
-from zmqraft.client.entries_flow import EntriesFlow, EntriesItem
 from zmqraft.client.entries_request import EntriesRequest
 from zmqraft.client.entry_cursor import EntryCursor
 from zmqraft.client.io_thread import Command, IoThread
-from zmqraft.client.results import SnapshotChunk
 from zmqraft.client.session import ClientSession
 from zmqraft.errors import ClosedError
+from zmqraft.protocol.entries_flow import EntriesFlow, EntriesItem, SnapshotChunk
 from zmqraft.protocol.entry import EntryBatch, LogEntry
 
 __all__ = ["EntriesStream"]

@@ -13,7 +13,6 @@ import zmq
 
 from zmqraft.client.arguments import Limits, Urls, check_integer, to_seconds
 from zmqraft.client.clients import ZmqRaftClient, ZmqRaftPeerClient
-from zmqraft.client.entries_flow import EntriesItem
 from zmqraft.client.entries_request import item_size
 from zmqraft.client.entry_cursor import EntryCursor
 from zmqraft.client.feed_queue import FeedQueue
@@ -24,6 +23,7 @@ from zmqraft.client.session_sockets import Feed
 from zmqraft.client.subscription import Subscription
 from zmqraft.constants import CLIENT_SERVER_ELECTION_GRACE_DELAY_MS, CLIENT_SNDHWM, CLIENT_TIMEOUT_MS
 from zmqraft.errors import ClosedError
+from zmqraft.protocol.entries_flow import EntriesItem
 from zmqraft.protocol.entry import EntryBatch, LogEntry
 
 __all__ = ["BROADCAST_TIMEOUT_MS", "PEER_SILENCE_S", "ZmqRaftPeerSub", "ZmqRaftSubscriber"]

@@ -15,12 +15,12 @@ from collections import deque
 from itertools import accumulate
 from typing import Protocol
 
-from zmqraft.client.entries_flow import EntriesFlow, EntriesItem
 from zmqraft.client.entries_request import EntriesRequest, item_size
 from zmqraft.client.requests import BroadcastUrlRequest
 from zmqraft.client.session import ClientSession
 from zmqraft.client.splicer import Splicer
 from zmqraft.errors import ConfigurationError, RemoteProtocolError
+from zmqraft.protocol.entries_flow import EntriesFlow, EntriesItem
 from zmqraft.protocol.entry import EntryBatch
 from zmqraft.protocol.schema import Protocols
 from zmqraft.protocol.url import parse_url

@@ -64,6 +64,17 @@ class ClusterConfiguration:
             return list(self.peers)
         return {"old": list(self.old), "new": list(self.peers)}
 
+    def joint_with(self, peers: PeerList) -> ClusterConfiguration:
+        """The configuration in which a change from this one to ``peers`` begins. Raises ValueError as `from_value`."""
+        joint = ClusterConfiguration(_check_peers(peers), self.peers)
+        joint.check_urls()
+        return joint
+
+    @property
+    def final(self) -> ClusterConfiguration:
+        """What the change that is under way leads to; this one when none is."""
+        return ClusterConfiguration(self.peers)
+
     @property
     def is_joint(self) -> bool:
         """Whether a change is under way, so that majorities of both lists are needed."""
@@ -110,6 +121,14 @@ class ConfigurationHistory:
     def current_index(self) -> int:
         """The index of the entry that brought it; the base's index when none did."""
         return self._stack[-1][0]
+
+    @property
+    def change_index(self) -> int:
+        """The index at which the change began that the current configuration belongs to; its own when it is of none."""
+        for index, configuration in reversed(self._stack):
+            if configuration.is_joint:
+                return index
+        return self.current_index
 
     def append(self, later: Sequence[tuple[int, ClusterConfiguration]]) -> bool:
         """Add the CONFIG entries of a batch. Returns whether there were any."""

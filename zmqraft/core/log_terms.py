@@ -87,6 +87,12 @@ class LogTerms:
         del self._firsts[:run], self._terms[:run]
         self.snapshot_index, self.snapshot_term = index, term
 
+    def reset(self, snapshot_index: int, snapshot_term: int) -> None:
+        """Another snapshot has taken the place of the whole log."""
+        self.snapshot_index, self.snapshot_term = snapshot_index, snapshot_term
+        self.last_index = snapshot_index
+        self._firsts, self._terms = [], []
+
     def find_conflict(self, runs: Iterable[tuple[int, int]], last_index: int) -> int | None:
         """The first index up to ``last_index`` at which both logs have an entry and the terms differ (section 5.3).
 

@@ -6,6 +6,7 @@ them through the few relations of `Entries`.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -26,7 +27,9 @@ __all__ = [
     "SendCommitNotice",
     "SendSnapshot",
     "SendVoteRequest",
+    "SnapshotReply",
     "ToPeer",
+    "TransferNotice",
     "TruncateLog",
     "VoteReply",
 ]
@@ -95,6 +98,23 @@ class AppendReply:
     conflict_term: int | None = None
 
 
+class SnapshotReply(enum.Enum):
+    """What a peer makes of the chunk of a snapshot: it is of an old term, it is not needed, or it is wanted."""
+
+    STALE = "stale"
+    HAVE = "have"
+    WANTED = "wanted"
+
+
+@dataclass(frozen=True, slots=True)
+class TransferNotice:
+    """A leader makes way for ``target_id``, which has all its entries (own message; thesis 3.10). It has no reply."""
+
+    leader_id: str
+    term: int
+    target_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class CommitNotice:
     """A leader's commit index by itself, for a peer that is known to understand it (own message). It has no reply."""
@@ -135,7 +155,8 @@ class SendCommitNotice:
 
 @dataclass(frozen=True, slots=True)
 class SendSnapshot:
-    """The entries that the peer needs are compacted away: it needs the snapshot."""
+    """The entries that the peer needs are compacted away: it needs the snapshot. Send the next chunk of the one under
+    way to it, or begin with the log's."""
 
     term: int
 

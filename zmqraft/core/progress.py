@@ -17,10 +17,12 @@ __all__ = ["Progress", "ProgressState"]
 
 
 class ProgressState(enum.Enum):
-    """PROBE: the follower's match is not known, one entry at a time. REPLICATE: it is, as many as fit."""
+    """PROBE: the follower's match is not known, one entry at a time. REPLICATE: it is, as many as fit. SNAPSHOT: it is
+    sent a snapshot, and nothing else."""
 
     PROBE = "probe"
     REPLICATE = "replicate"
+    SNAPSHOT = "snapshot"
 
 
 class Progress:
@@ -95,6 +97,15 @@ class Progress:
         self.notice_at = math.inf
         self.commit_told = told
         return told
+
+    def installed(self, index: int) -> bool:
+        """It has a snapshot of ``index``. Returns whether the match moved."""
+        moved = index > self.match
+        self.match = max(self.match, index)
+        self.next = self.match + 1
+        self.state = ProgressState.REPLICATE
+        self.has_lost_data = False
+        return moved
 
     def lost(self) -> None:
         """Nothing is under way any more, and what of it has arrived is not known."""

@@ -45,7 +45,9 @@ from zmqraft.core.messages import (
     SendCommitNotice,
     SendSnapshot,
     SendVoteRequest,
+    SnapshotReply,
     ToPeer,
+    TransferNotice,
     TruncateLog,
     VoteReply,
 )
@@ -56,6 +58,9 @@ from zmqraft.errors import InvariantError
 __all__ = ["Raft", "Role", "Timing"]
 
 logger = logging.getLogger(__name__)
+
+#: A peer that was removed is sent the log for so many maximum election timeouts more, or until it knows.
+_LEAVING_TIMEOUTS = 10
 
 #: Heartbeats go out at multiples of their interval divided by this, so that one wake-up serves all peers.
 _HEARTBEAT_GRID = 8
@@ -102,6 +107,7 @@ class Raft:
         random: Random,
         timing: Timing | None = None,
         prevent_spiral_elections: bool = True,
+        is_configuration_known: bool = True,
     ) -> None:
         if not log.snapshot_index <= commit_index <= log.last_index:
             raise InvariantError(f"commit index {commit_index} outside of {log.snapshot_index} to {log.last_index}")
@@ -117,14 +123,21 @@ class Raft:
         self.synced_index = log.last_index
         self.role = Role.FOLLOWER
         self.leader_id: str | None = None
+        #: Whether the configuration is that of the log: not after a snapshot that came without one (see
+        #: `snapshot_installed`). A peer that does not know does not stand for election.
+        self.is_configuration_known = is_configuration_known
         self.progress: dict[str, Progress] = {}
+        #: The urls of peers that this leader has removed, by id, until they know it. Their progress is in `progress`.
+        self.leaving: dict[str, str] = {}
+        self._leaving_until = math.inf
         self._timing = timing or Timing()
         self._random = random
         self._prevent_spiral_elections = prevent_spiral_elections
         self._effects: list[LogEffect] = []
         # The log is the current leader's up to here, as far as it has shown: never beyond the last entry.
         self._verified_index = 0
-        self._leader_heard_at = -math.inf
+        #: When a leader was last heard.
+        self.leader_heard_at = -math.inf
         # A leader need not look for its majority before this time.
         self._quorum_until = now
         # Of the election under way, while a candidate:
@@ -135,7 +148,7 @@ class Raft:
         self._election_at = now + self._draw_timeout() + self._timing.election_start_extra
         if peer_id not in self.configuration:
             self.role = Role.CLIENT
-        elif self._is_alone():
+        elif self._is_alone() and is_configuration_known:
             self.become_candidate(now)
 
     # --- what it is -------------------------------------------------------------------------------------------------
@@ -150,6 +163,29 @@ class Raft:
         """Whether this peer leads in the current term."""
         return self.role is Role.LEADER
 
+    @property
+    def peer_urls(self) -> dict[str, str]:
+        """The url of every other peer that this one may have something to say to, by id."""
+        return {
+            peer_id: url for peer_id, url in {**self.leaving, **self.configuration.urls}.items() if peer_id != self.id
+        }
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether a change of the configuration is under way, which the next one has to wait for (section 6)."""
+        return self.configuration.is_joint or self.configurations.current_index > self.commit_index
+
+    @property
+    def wants_final_configuration(self) -> bool:
+        """Whether a leader's joint configuration is committed, so that it must propose the final one: also one that it
+        has taken over."""
+        return self.is_leader and self.configuration.is_joint and self.configurations.current_index <= self.commit_index
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether a leader must step down, since a committed configuration is without it (section 6)."""
+        return self.is_leader and self.id not in self.configuration and not self.is_changing
+
     def _is_alone(self) -> bool:
         return set(self.configuration.urls) == {self.id}
 
@@ -163,7 +199,7 @@ class Raft:
         """Whether a leader was heard within the minimum election timeout (section 6, last part; thesis 4.2.3)."""
         if self.is_leader:
             return is_quorum(self._contacts_since(now - self._timing.election_min), self.configuration.voters)
-        return self.leader_id is not None and now - self._leader_heard_at < self._timing.election_min
+        return self.leader_id is not None and now - self.leader_heard_at < self._timing.election_min
 
     def _contacts_since(self, since: float) -> set[str]:
         return {self.id} | {peer for peer, progress in self.progress.items() if progress.last_contact >= since}
@@ -182,7 +218,12 @@ class Raft:
             self._restart_election_timer(now)
         self.role = Role.FOLLOWER if self.id in self.configuration else Role.CLIENT
         self.leader_id = leader_id
+        self._reset_progress()
+
+    def _reset_progress(self) -> None:
         self.progress = {}
+        self.leaving = {}
+        self._leaving_until = math.inf
 
     def become_candidate(self, now: float) -> None:
         """Start an election in the next term: vote for itself and ask the others (section 5.2)."""
@@ -193,7 +234,7 @@ class Raft:
         self.voted_for = self.id
         self._verified_index = 0
         self.leader_id = None
-        self.progress = {}
+        self._reset_progress()
         self._votes = {self.id}
         self._heard = {self.id}
         self._ask_at = {}
@@ -214,21 +255,34 @@ class Raft:
             raise InvariantError(f"a {self.role.value} cannot become leader")
         self.role = Role.LEADER
         self.leader_id = self.id
-        self.progress = {}
-        self._match_progress_to_configuration(now)
+        self._reset_progress()
+        self._add_progress(now)
         index = self.log.last_index + 1
         self._effects.append(CheckpointToLog(index, self.current_term))
         self.log.append(index, [(index, self.current_term)])
 
-    def _match_progress_to_configuration(self, now: float) -> None:
-        members = self.configuration.urls
-        for peer_id in list(self.progress):
-            if peer_id not in members:
-                del self.progress[peer_id]
-        for peer_id in members:
+    def _add_progress(self, now: float) -> None:
+        """Begin to send to every member that is not being sent to."""
+        for peer_id in self.configuration.urls:
             if peer_id != self.id and peer_id not in self.progress:
                 self.progress[peer_id] = Progress(self.log.last_index + 1, now)
-        self._quorum_until = now
+        self._quorum_until = max(self._renew_quorum(now), now + self._timing.vote_retry)
+
+    def _let_go(self, before: dict[str, str], now: float) -> None:
+        """Those who are no members any more still get the log up to that news, so that they stop standing for election.
+        They count for nothing."""
+        for peer_id in self.progress:
+            if peer_id not in self.configuration and peer_id not in self.leaving:
+                self.leaving[peer_id] = before[peer_id]
+        for peer_id in self.configuration.urls:
+            self.leaving.pop(peer_id, None)
+        self._leaving_until = now + _LEAVING_TIMEOUTS * self._timing.election_max if self.leaving else math.inf
+
+    def _forget(self, peer_id: str) -> None:
+        """A peer that was removed knows it, or is not there."""
+        del self.leaving[peer_id], self.progress[peer_id]
+        if not self.leaving:
+            self._leaving_until = math.inf
 
     # --- time -------------------------------------------------------------------------------------------------------
 
@@ -238,8 +292,13 @@ class Raft:
             if now >= self._quorum_until and now >= self._renew_quorum(now):
                 logger.warning("%s: no majority answers; stepping down in term %d", self.id, self.current_term)
                 self.become_follower(self.current_term, None, now)
+            elif now >= self._leaving_until:
+                for peer_id in list(self.leaving):
+                    self._forget(peer_id)
         elif self.role is not Role.CLIENT and now >= self._election_at:
-            if self.role is Role.CANDIDATE and not self._may_campaign_again():
+            if not self.is_configuration_known:
+                self._restart_election_timer(now)
+            elif self.role is Role.CANDIDATE and not self._may_campaign_again():
                 # Term after term on the wrong side of a partition would only disturb the others at its end.
                 self._restart_election_timer(now)
             else:
@@ -263,9 +322,10 @@ class Raft:
     def next_deadline(self, now: float) -> float:
         """The time at which `tick` or `message_to` may have something new to do, if nothing else happens before."""
         if self.is_leader:
-            deadline = self._quorum_until
+            deadline = min(self._quorum_until, self._leaving_until)
             for progress in self.progress.values():
-                if not progress.pending:
+                # The host repeats what is under way by itself.
+                if not progress.pending and progress.state is not ProgressState.SNAPSHOT:
                     deadline = min(deadline, progress.heartbeat_at, progress.notice_at)
             return deadline
         if self.role is Role.CLIENT:
@@ -277,9 +337,9 @@ class Raft:
 
     def step_request_vote(self, request: RequestVote, now: float) -> VoteReply | None:
         """A candidate asks for this peer's vote (figure 2, RequestVote). None: not a member, no reply."""
-        if request.candidate_id not in self.configuration or request.candidate_id == self.id:
+        if request.candidate_id == self.id or not self._may_vote_for(request, now):
             return None
-        if self.role is Role.CANDIDATE:
+        if self.role is Role.CANDIDATE and request.candidate_id in self.configuration:
             self._maybe_give_way(request.candidate_id, 0, now)
         if request.term > self.current_term:
             if self._hears_leader(now) or (self.role is Role.CANDIDATE and not self._may_campaign_again()):
@@ -296,6 +356,14 @@ class Raft:
             self.voted_for = request.candidate_id
             self._restart_election_timer(now)
         return VoteReply(self.current_term, granted)
+
+    def _may_vote_for(self, request: RequestVote, now: float) -> bool:
+        """A candidate that is no member here may be one by a configuration which did not get here, if it has more than
+        this peer, and nobody else is there."""
+        if request.candidate_id in self.configuration:
+            return True
+        has_more = (request.last_term, request.last_index) > (self.log.last_term, self.log.last_index)
+        return has_more and not self._hears_leader(now)
 
     def step_vote_reply(self, peer_id: str, reply: VoteReply, now: float) -> None:
         """The answer to the vote request that was last sent to this peer, in the current term."""
@@ -327,10 +395,12 @@ class Raft:
         Raises InvariantError when the message proves that there are two leaders in a term, or that committed entries
         differ: the host must stop.
         """
-        if request.leader_id not in self.configuration or request.leader_id == self.id:
+        if not self._listens_to(request.leader_id, request.term, now):
             return None
         if request.term < self.current_term:
             return AppendReply(self.current_term, False)
+        if request.leader_id not in self.configuration and self._contradicts_commit(request):
+            return None
         self._follow(request.term, request.leader_id, now)
         if request.prev_index > self.log.last_index:
             return AppendReply(self.current_term, False, self.log.last_index + 1)
@@ -340,11 +410,107 @@ class Raft:
         elif request.prev_index + len(request.entries) < self.log.snapshot_index:
             # All of it is below the snapshot, thus committed and the same.
             return AppendReply(self.current_term, True)
-        self._append_missing(request, now)
+        self._append_missing(request)
         verified = request.prev_index + len(request.entries)
         self._verified_index = max(self._verified_index, verified)
         self._commit_to(min(request.commit_index, verified))
         return AppendReply(self.current_term, True)
+
+    def _listens_to(self, leader_id: str, term: int, now: float) -> bool:
+        """Whether this peer takes a leader's word. A leader that is no member here may be one by a configuration which
+        did not get here: it is listened to when nobody else is there, and never against what is committed."""
+        if leader_id == self.id or leader_id in self.configuration:
+            return leader_id != self.id
+        if self.is_leader or (term == self.current_term and self.leader_id not in (None, leader_id)):
+            return False
+        return leader_id == self.leader_id or not self._hears_leader(now)
+
+    def _contradicts_commit(self, request: AppendEntries) -> bool:
+        """Whether a leader's log is another one where entries are committed here."""
+        log = self.log
+        before = log.snapshot_index <= request.prev_index <= self.commit_index
+        conflict = log.find_conflict(request.entries.term_runs(), request.entries.last_index)
+        return (before and log.term_at(request.prev_index) != request.prev_term) or (
+            conflict is not None and conflict <= self.commit_index
+        )
+
+    def step_install_snapshot(self, leader_id: str, term: int, index: int, now: float) -> SnapshotReply | None:
+        """The chunk of a snapshot of ``index`` (figure 13, InstallSnapshot). None: not from a member, no reply.
+
+        When all chunks of one that is WANTED have come, and it is in its place on disk, `snapshot_installed` follows.
+        Raises InvariantError when the message proves that there are two leaders in a term: the host must stop.
+        """
+        if not self._listens_to(leader_id, term, now):
+            return None
+        if term < self.current_term:
+            return SnapshotReply.STALE
+        self._follow(term, leader_id, now)
+        return SnapshotReply.HAVE if index <= self.commit_index else SnapshotReply.WANTED
+
+    def snapshot_installed(self, index: int, term: int, configuration: tuple[int, ClusterConfiguration] | None) -> None:
+        """A snapshot that a leader sent, of a committed entry, has taken the place of the log up to ``index``: of all
+        of it, unless it had that very entry.
+
+        ``configuration`` is the last one up to there, and its index; None when the leader has not told. Then this peer
+        does not stand for election before it knows (section 7).
+        """
+        if self._effects or index <= self.commit_index:
+            raise InvariantError(
+                f"a snapshot of index {index} was installed over a commit index of {self.commit_index}"
+                + (" and entries that are not in the log" if self._effects else "")
+            )
+        if self.log.term_at(index) == term:
+            self.log.compact(index)
+            self.commit_index = index
+            self.configurations.compact(index)
+        else:
+            self.log.reset(index, term)
+            self.commit_index = index
+            if configuration is None:
+                self.is_configuration_known = False
+                configuration = (min(self.configurations.current_index, index), self.configuration)
+            else:
+                self.is_configuration_known = True
+            self.configurations = ConfigurationHistory(configuration[1], configuration[0])
+            self.synced_index = index
+        self.synced_index = max(self.synced_index, index)
+        self._verified_index = max(self._verified_index, index)
+        self._follow_configuration()
+
+    def step_committed_entries(
+        self, entries: Entries, configurations: Sequence[tuple[int, ClusterConfiguration]], now: float
+    ) -> None:
+        """Entries that a peer which is no member has read from a leader, so they are committed. Nothing happens to
+        others, or when they do not follow on what is committed here."""
+        first, last = entries.first_index, entries.last_index
+        if self.role is not Role.CLIENT or first > self.commit_index + 1 or last <= self.commit_index:
+            return
+        self.step_committed_snapshot(entries.term_runs()[-1][1], now)
+        prev_index = first - 1
+        if first <= self.log.snapshot_index:
+            entries, prev_index = entries.slice(self.log.first_index, last), self.log.snapshot_index
+        self._append_missing(AppendEntries("", self.current_term, prev_index, 0, last, entries, configurations))
+        self._commit_to(last)
+
+    def step_committed_snapshot(self, term: int, now: float) -> None:
+        """A peer that is no member has read something of this term that is committed: it is in that term at least."""
+        if self.role is Role.CLIENT and term > self.current_term:
+            self.become_follower(term, None, now)
+
+    def configuration_confirmed(self, leader_id: str, peer_urls: dict[str, str]) -> None:
+        """The leader says which peers there are: one that did not know may stand for election, if it takes just these
+        for the members."""
+        if leader_id == self.leader_id and peer_urls == self.configuration.urls:
+            self.is_configuration_known = True
+
+    def step_transfer_notice(self, notice: TransferNotice, now: float) -> None:
+        """The leader makes way (thesis 3.10): its last word no longer keeps this peer from voting, and the one that it
+        names stands for election at once. From anybody else it is ignored."""
+        if self.role is not Role.FOLLOWER or (notice.leader_id, notice.term) != (self.leader_id, self.current_term):
+            return
+        self.leader_heard_at = -math.inf
+        if notice.target_id == self.id and self.is_configuration_known:
+            self.become_candidate(now)
 
     def step_higher_term(self, term: int, now: float, *, leads: bool) -> None:
         """A peer's own term is too far away to follow; ``term`` is as near to it as one may go at once. As with any
@@ -358,7 +524,7 @@ class Raft:
 
         Raises InvariantError when the message proves that there are two leaders in a term: the host must stop.
         """
-        if notice.leader_id in self.configuration and notice.leader_id != self.id and notice.term == self.current_term:
+        if notice.term == self.current_term and self._listens_to(notice.leader_id, notice.term, now):
             self._follow(notice.term, notice.leader_id, now)
             self._commit_to(min(notice.commit_index, self._verified_index))
 
@@ -371,7 +537,7 @@ class Raft:
         else:
             self.become_follower(term, leader_id, now)
         self.leader_id = leader_id
-        self._leader_heard_at = now
+        self.leader_heard_at = now
         self._restart_election_timer(now)
 
     def _refuse_append(self, request: AppendEntries) -> AppendReply:
@@ -384,7 +550,7 @@ class Raft:
         start = self.log.first_index_of_term_at(request.prev_index)
         return AppendReply(self.current_term, False, max(start, self.commit_index + 1))
 
-    def _append_missing(self, request: AppendEntries, now: float) -> None:
+    def _append_missing(self, request: AppendEntries) -> None:
         """Skip what is here, cut at the first conflict, append the rest (figure 2, AppendEntries 3 and 4)."""
         entries = request.entries
         if not len(entries):
@@ -408,7 +574,8 @@ class Raft:
             (index, configuration) for index, configuration in request.configurations if index >= missing.first_index
         ]
         if self.configurations.append(later):
-            self._configuration_changed(now)
+            self.is_configuration_known = True
+            self._follow_configuration()
 
     def _truncate(self, index: int) -> None:
         self.log.truncate_after(index)
@@ -416,12 +583,11 @@ class Raft:
         self._verified_index = min(self._verified_index, index)
         self._effects.append(TruncateLog(index))
         if self.configurations.truncate_after(index):
-            self._configuration_changed(None)
+            self._follow_configuration()
 
-    def _configuration_changed(self, now: float | None) -> None:
-        if self.is_leader and now is not None:
-            self._match_progress_to_configuration(now)
-        elif self.role in (Role.FOLLOWER, Role.CLIENT):
+    def _follow_configuration(self) -> None:
+        """Another configuration counts here, at somebody else's bidding."""
+        if self.role in (Role.FOLLOWER, Role.CLIENT):
             self.role = Role.FOLLOWER if self.id in self.configuration else Role.CLIENT
 
     # --- replication, the leader's side -----------------------------------------------------------------------------
@@ -435,10 +601,12 @@ class Raft:
         runs = entries.term_runs()
         if [term for _, term in runs] != [self.current_term]:
             raise InvariantError(f"proposed entries have terms {runs}, the current term is {self.current_term}")
+        before = self.configuration.urls
         self.log.append(entries.last_index, runs)
         self._effects.append(AppendToLog(entries))
         if self.configurations.append(configurations):
-            self._configuration_changed(now)
+            self._add_progress(now)
+            self._let_go(before, now)
 
     def message_to(self, peer_id: str, now: float, *, takes_notices: bool = False) -> ToPeer | None:
         """What this peer should be sent now, if anything. The host calls it when there is room for more on the way to
@@ -457,7 +625,7 @@ class Raft:
             return None
         if progress.pending and (progress.state is ProgressState.PROBE or progress.next > self.log.last_index):
             return None
-        if progress.next > self.log.last_index and now < progress.heartbeat_at:
+        if self._has_news_only(progress) and now < progress.heartbeat_at:
             if takes_notices:
                 commit_index = progress.maybe_tell_commit(self.commit_index, now, self._timing.commit_notice)
                 if commit_index is None:
@@ -466,8 +634,10 @@ class Raft:
             if progress.commit_told >= self.commit_index:
                 return None
         prev_term = self.log.term_at(progress.next - 1)
-        if prev_term is None:
-            progress.heartbeat_at = self._next_heartbeat(now)
+        if progress.state is ProgressState.SNAPSHOT or prev_term is None:
+            if progress.pending:
+                return None
+            progress.state = ProgressState.SNAPSHOT
             return SendSnapshot(self.current_term)
         return SendAppend(
             term=self.current_term,
@@ -477,6 +647,9 @@ class Raft:
             last_index=self.log.last_index,
             count_max=1 if progress.state is ProgressState.PROBE else None,
         )
+
+    def _has_news_only(self, progress: Progress) -> bool:
+        return progress.next > self.log.last_index and progress.state is not ProgressState.SNAPSHOT
 
     def _next_heartbeat(self, now: float) -> float:
         """When a peer that has answered now is to hear again, if there is no news: those of all peers fall together."""
@@ -512,8 +685,24 @@ class Raft:
         if reply.success:
             if progress.maybe_update(count):
                 self._maybe_commit()
+            if peer_id in self.leaving and progress.commit_told >= self.configurations.current_index:
+                self._forget(peer_id)
         elif not progress.maybe_decrease(reply.conflict_index, count):
             self._leave_alone(peer_id, progress)
+
+    def step_snapshot_reply(self, peer_id: str, term: int, index: int | None, now: float) -> None:
+        """The answer to the chunk of a snapshot, in the current term; ``index`` is the snapshot's when the peer has it
+        all, and so every entry up to there."""
+        if term > self.current_term:
+            self.become_follower(term, None, now)
+            return
+        progress = self.progress.get(peer_id)
+        if not self.is_leader or progress is None:
+            return
+        progress.last_contact = now
+        progress.heartbeat_at = self._next_heartbeat(now)
+        if index is not None and progress.installed(index):
+            self._maybe_commit()
 
     def _leave_alone(self, peer_id: str, progress: Progress) -> None:
         """A follower has lost its data: nothing can be sent to it but heartbeats, which it would answer for ever."""

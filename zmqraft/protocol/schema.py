@@ -182,6 +182,29 @@ class Protocols:
         "leader_id:string term:uint commit_index:uint",
         "",
     )
+    #: Our own: InstallSnapshot whose bytes are ``context_size`` bytes of context, then the state machine's data.
+    OWN_INSTALL_SNAPSHOT: Final = FramesProtocol(
+        "OwnInstallSnapshot",
+        constants.OWN_INSTALL_SNAPSHOT,
+        "leader_id:string term:uint last_included_index:uint last_included_term:uint byte_offset:uint total_size:uint"
+        " chunk:bytes context_size:uint",
+        "term:uint byte_offset:uint?",
+    )
+    #: Our own: a leader or candidate belongs to the cluster of a peer that does not answer it. It has no reply.
+    INTRODUCTION: Final = FramesProtocol(
+        "Introduction",
+        constants.INTRODUCTION,
+        "peer_id:string",
+        "",
+    )
+    #: Our own: a leader makes way for ``target_id``, which has all its entries, and which nobody need refuse because he
+    #: still hears a leader. It has no reply.
+    TRANSFER_NOTICE: Final = FramesProtocol(
+        "TransferNotice",
+        constants.TRANSFER_NOTICE,
+        "leader_id:string term:uint target_id:string",
+        "",
+    )
     #: Published on the PUB socket; it has no type and no reply.
     STATE_BROADCAST: Final = FramesProtocol(
         "StateBroadcast",

@@ -12,10 +12,10 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 
-from zmqraft.api import StateMachineBase
+from zmqraft.api import SnapshotBase, StateMachineBase
 from zmqraft.protocol import EntryBatch
 
-__all__ = ["APPLY_SIZE_MAX", "Applier", "InlineApplier", "ThreadApplier", "View", "ViewHandler"]
+__all__ = ["APPLY_SIZE_MAX", "Applier", "InlineApplier", "ThreadApplier", "View", "ViewHandler", "restore_state"]
 
 #: What `StateMachineBase.snapshot` returns.
 View = bytes | Iterable[bytes] | None
@@ -30,6 +30,12 @@ APPLY_SIZE_MAX = 1024 * 1024
 _CLOSE_TIMEOUT = 30.0
 
 logger = logging.getLogger(__name__)
+
+
+def restore_state(machine: StateMachineBase, snapshot: SnapshotBase) -> None:
+    """Let a state machine become what the snapshot says, if it has applied less. Raises what `restore` does."""
+    if machine.last_applied < snapshot.index:
+        machine.restore(snapshot)
 
 
 class Applier(ABC):
@@ -49,6 +55,20 @@ class Applier(ABC):
     @abstractmethod
     def submit(self, batch: EntryBatch, term: int) -> None:
         """Apply a batch, at once or soon."""
+
+    def _apply(self, batch: EntryBatch, term: int) -> None:
+        self._state_machine.apply_entries(batch, term)
+        self._last_index = batch.last_index
+        self._on_applied(batch.last_index)
+
+    @abstractmethod
+    def restore(self, snapshot: SnapshotBase) -> None:
+        """Let the state machine become what a snapshot says, behind the batches submitted so far."""
+
+    def _restore(self, snapshot: SnapshotBase) -> None:
+        restore_state(self._state_machine, snapshot)
+        self._last_index = snapshot.index
+        self._on_applied(snapshot.index)
 
     @abstractmethod
     def take_view(self, on_view: ViewHandler) -> None:
@@ -72,9 +92,10 @@ class InlineApplier(Applier):
     """Applies in the caller's thread; an exception of the state machine comes out of `submit`."""
 
     def submit(self, batch: EntryBatch, term: int) -> None:
-        self._state_machine.apply_entries(batch, term)
-        self._last_index = batch.last_index
-        self._on_applied(batch.last_index)
+        self._apply(batch, term)
+
+    def restore(self, snapshot: SnapshotBase) -> None:
+        self._restore(snapshot)
 
     def take_view(self, on_view: ViewHandler) -> None:
         self._take_view(on_view)
@@ -96,7 +117,7 @@ class ThreadApplier(Applier):
     ) -> None:
         super().__init__(state_machine, on_applied, last_index)
         self._on_error = on_error
-        self._queue: queue.Queue[tuple[EntryBatch, int] | ViewHandler | None] = queue.Queue()
+        self._queue: queue.Queue[tuple[EntryBatch, int] | SnapshotBase | ViewHandler | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -107,22 +128,24 @@ class ThreadApplier(Applier):
     def submit(self, batch: EntryBatch, term: int) -> None:
         self._queue.put((batch, term))
 
+    def restore(self, snapshot: SnapshotBase) -> None:
+        self._queue.put(snapshot)
+
     def take_view(self, on_view: ViewHandler) -> None:
         self._queue.put(on_view)
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            if not isinstance(item, tuple):
-                self._take_view(item)
-                continue
-            batch, term = item
             try:
-                self._state_machine.apply_entries(batch, term)
+                if isinstance(item, tuple):
+                    self._apply(*item)
+                elif isinstance(item, SnapshotBase):
+                    self._restore(item)
+                else:
+                    self._take_view(item)
             except BaseException as error:
                 self._on_error(error)
                 return
-            self._last_index = batch.last_index
-            self._on_applied(batch.last_index)
 
     def close(self) -> None:
         self._queue.put(None)

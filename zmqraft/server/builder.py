@@ -18,6 +18,7 @@ from zmqraft.errors import ConfigurationError
 from zmqraft.protocol import EntryBatch
 from zmqraft.server.broadcast import BroadcastStateMachine
 from zmqraft.server.peer import ZmqRaft
+from zmqraft.server.repair import open_mended
 from zmqraft.server.settings import Settings
 from zmqraft.storage import FileLog, RaftPersistence, StatePersistence, lock_directory
 
@@ -77,8 +78,12 @@ def build_peer(
     persistence: Callable[[Settings], PersistenceBase] = open_persistence,
     log: Callable[[Settings], LogBase] = open_log,
     random: Random | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> ZmqRaft:
     """A peer that is ready to start. Each factory gets the settings; what it returns belongs to the peer.
+
+    Where entries of the log are damaged this fetches them from the other peers first, and returns when that is done, or
+    raises ClosedError when ``stopped`` says so meanwhile: it is called from time to time.
 
     Raises ConfigurationError when the data directory cannot be used or belongs to another peer or cluster,
     CorruptionError or StorageError when what is in it cannot be.
@@ -89,7 +94,8 @@ def build_peer(
         state = persistence(settings)
         stack.callback(state.close)
         _check_same_cluster(settings, state)
-        entries = log(settings)
+        urls = settings.peer_urls if state.peers is None else ClusterConfiguration.from_value(state.peers).urls
+        entries = open_mended(settings, log, dict(urls), stopped)
         stack.callback(entries.close)
         machine = state_machine(settings)
         stack.callback(machine.close)

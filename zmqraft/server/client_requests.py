@@ -17,6 +17,7 @@ from zmqraft.core.raft import Raft
 from zmqraft.errors import RemoteProtocolError
 from zmqraft.protocol import EntryBatch, Protocols, request_id_seconds
 from zmqraft.server.commit_loop import Intake, ReplyQueue, WaitingUpdates
+from zmqraft.server.config_updates import ConfigUpdates
 from zmqraft.server.entry_streams import EntryStreams
 from zmqraft.server.settings import Settings
 
@@ -29,6 +30,13 @@ ACCEPT_AFTER = 0.2
 #: their clients repeat them. Bounds what a leader without a majority holds for its clients.
 UNCOMMITTED_COUNT_MAX = 262_144
 UNCOMMITTED_SIZE_MAX = 128 * 1024 * 1024
+
+
+#: Requests that only a leader answers.
+_FOR_LEADERS = (constants.REQUEST_UPDATE, constants.CONFIG_UPDATE, constants.REQUEST_ENTRIES)
+#: As many of them are kept, and as many bytes, while leadership is given away; further ones are dropped, and repeated.
+_HELD_COUNT_MAX = 65536
+_HELD_SIZE_MAX = 64 * 1024 * 1024
 
 
 class ClientRequests:
@@ -44,21 +52,34 @@ class ClientRequests:
         self._streams = EntryStreams(log, settings)
         self._waiting = WaitingUpdates()
         #: Takes new updates before anybody else sees them; see `open_intake`.
-        index = log.request_index
-        find_request = log.find_request if index is None else index.find
-        self.intake = Intake(settings.secret, settings.max_log_entry_data_size, self._waiting, find_request)
+        self.intake = self._new_intake()
+        self.config_updates = ConfigUpdates(raft, self._find_request, self._is_acceptable, self._reply)
         # When to tell clients that their update is accepted: (time, first index, last index), rising.
         self._accept: deque[tuple[float, int, int]] = deque()
         self._forgotten_before = 0
+        #: Whether requests to the leader are kept until it is known who leads next; see `hold`.
+        self.is_holding = False
+        self._held: list[tuple[bytes, bytes, Sequence[bytes]]] = []
+        self._held_size = 0
         self._handlers: dict[bytes, Callable[[bytes, bytes, Sequence[bytes], float, float], None]] = {
             constants.REQUEST_UPDATE: self._request_update,
-            constants.CONFIG_UPDATE: self._config_update,
+            constants.CONFIG_UPDATE: self.config_updates.request,
             constants.REQUEST_ENTRIES: self._request_entries,
             constants.REQUEST_CONFIG: self._request_config,
             constants.REQUEST_LOG_INFO: self._request_log_info,
             constants.REQUEST_WEB_MONITOR_URL: self._request_web_monitor_url,
             constants.CAPABILITIES: self._capabilities,
         }
+
+    def _new_intake(self) -> Intake:
+        index = self._log.request_index
+        find_request = self._log.find_request if index is None else index.find
+        return Intake(self._settings.secret, self._settings.max_log_entry_data_size, self._waiting, find_request)
+
+    def snapshot_installed(self) -> None:
+        """A leader's snapshot has taken the place of the log, and of the table of its request ids."""
+        self.entries_replaced()
+        self.intake = self._new_intake()
 
     def handle(
         self, identity: bytes, message_id: bytes, frames: Sequence[bytes], now: float, wall_seconds: float
@@ -70,6 +91,9 @@ class ClientRequests:
         handler = self._handlers.get(frames[0])
         if handler is None:
             return False
+        if self.is_holding and frames[0] in _FOR_LEADERS:
+            self._keep(identity, message_id, frames)
+            return True
         handler(identity, message_id, frames, now, wall_seconds)
         return True
 
@@ -93,7 +117,7 @@ class ClientRequests:
         if not self._raft.is_leader:
             self._reply(identity, request_id, encode(False, self._raft.leader_id))
             return
-        index = self.intake.find(request_id) or self._log.find_request(request_id)
+        index = self._find_request(request_id)
         if index is not None and index <= self.last_applied:
             self._reply(identity, request_id, encode(True, index))
         elif index is not None:
@@ -113,7 +137,7 @@ class ClientRequests:
     def open_intake(self, wall_seconds: float) -> None:
         """Let the intake take new updates, if this peer leads; to be called before messages are offered to it."""
         raft = self._raft
-        if not raft.is_leader:
+        if not raft.is_leader or self.is_holding:
             self.intake.close()
             return
         after_seconds, before_seconds = self._acceptable_times(wall_seconds)
@@ -125,6 +149,10 @@ class ClientRequests:
             room_count=UNCOMMITTED_COUNT_MAX - len(self._waiting),
             room_size=UNCOMMITTED_SIZE_MAX - self._waiting.size,
         )
+
+    def _find_request(self, request_id: bytes) -> int | None:
+        """The index of the entry with this id, or that an update of this turn is to get."""
+        return self.intake.find(request_id) or self._log.find_request(request_id)
 
     def _is_acceptable(self, request_id: bytes, wall_seconds: float) -> bool:
         after_seconds, before_seconds = self._acceptable_times(wall_seconds)
@@ -159,27 +187,52 @@ class ClientRequests:
         self._waiting.applied(first, last_applied, self.replies)
 
     def leadership_lost(self) -> None:
-        """Everybody who waits is told, and updates that were not proposed yet are forgotten."""
+        """Everybody who waits is told, at once or at the end of a `hold`, and updates that were not proposed yet are
+        forgotten."""
         self.intake.close()
         self._accept.clear()
+        if not self.is_holding:
+            self._refuse_all()
+
+    def hold(self) -> None:
+        """Leadership is about to be given away: keep what clients ask until `release`. All updates must be proposed."""
+        self.intake.close()
+        self.is_holding = True
+
+    def _keep(self, identity: bytes, message_id: bytes, frames: Sequence[bytes]) -> None:
+        size = sum(map(len, frames))
+        if len(self._held) >= _HELD_COUNT_MAX or self._held_size + size > _HELD_SIZE_MAX:
+            self._dropped["too many requests during a transfer"] += 1
+            return
+        self._held.append((identity, message_id, frames))
+        self._held_size += size
+
+    def release(self, now: float, wall_seconds: float) -> None:
+        """Answer who was kept waiting, as far as is known who leads."""
+        self.is_holding = False
+        held, self._held, self._held_size = self._held, [], 0
+        if not self._raft.is_leader:
+            self._refuse_all()
+        for identity, message_id, frames in held:
+            try:
+                self.handle(identity, message_id, frames, now, wall_seconds)
+            except RemoteProtocolError:
+                self._dropped["malformed message"] += 1
+
+    def entries_replaced(self) -> None:
+        """Entries of a former leader give way to another's, so at the index that somebody waits for there may be
+        anything: nobody waits on, whatever is held."""
+        if len(self._waiting):
+            self._refuse_updates()
+
+    def _refuse_updates(self) -> None:
         refusal = Protocols.REQUEST_UPDATE.encode_response(False, self._raft.leader_id)
         self._waiting.refuse_all(refusal, self.replies)
-        self.replies.extend(self._streams.refuse_all(self._raft.leader_id))
 
-    def _config_update(
-        self, identity: bytes, request_id: bytes, frames: Sequence[bytes], now: float, wall_seconds: float
-    ) -> None:
-        Protocols.CONFIG_UPDATE.decode_request(frames)
-        if len(request_id) != constants.REQUEST_ID_SIZE:
-            raise RemoteProtocolError(
-                f"the id of an update has {constants.REQUEST_ID_SIZE} bytes, not {len(request_id)}"
-            )
-        encode = Protocols.CONFIG_UPDATE.encode_response
-        if not self._raft.is_leader:
-            self._reply(identity, request_id, encode(constants.CONFIG_NOT_LEADER, self._raft.leader_id))
-            return
-        reason = {"name": "Error", "message": "this version of zmqraft does not change the membership of a cluster"}
-        self._reply(identity, request_id, encode(constants.CONFIG_BAD, reason))
+    def _refuse_all(self) -> None:
+        self.config_updates.leadership_lost()
+        self._refuse_updates()
+        self.replies.extend(self._streams.refuse_all(self._raft.leader_id))
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -244,6 +297,7 @@ class ClientRequests:
         while self._accept and self._accept[0][0] <= now:
             _, first, last = self._accept.popleft()
             self._waiting.accepted(max(first, self.last_applied + 1), last, self.replies)
+        self.config_updates.tick(now, self.last_applied)
         self._streams.expire(now)
 
     def next_deadline(self) -> float:
@@ -251,7 +305,7 @@ class ClientRequests:
         while self._accept and self._accept[0][2] <= self.last_applied:
             self._accept.popleft()
         accept_at = self._accept[0][0] if self._accept else math.inf
-        return min(accept_at, self._streams.next_deadline())
+        return min(accept_at, self.config_updates.deadline, self._streams.next_deadline())
 
     def forget_old_requests(self, wall_seconds: float) -> None:
         """Forget the request ids that are past their time to live."""

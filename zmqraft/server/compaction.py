@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from zmqraft.api import LogBase, SnapshotBase, SnapshotContext, StateMachineBase
+from zmqraft.api import LogBase, SnapshotBase, SnapshotContext
 from zmqraft.core.configuration import ClusterConfiguration
 from zmqraft.errors import ClosedError, ConfigurationError, InvariantError, StorageError
 from zmqraft.protocol import decode_json
@@ -38,7 +38,7 @@ from zmqraft.server.engine import Engine
 from zmqraft.server.settings import Settings
 from zmqraft.storage import SnapshotFile
 
-__all__ = ["CompactionHost", "Compactor", "configuration_at", "pieces_of", "restore_state"]
+__all__ = ["CompactionHost", "Compactor", "configuration_at", "pieces_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +126,17 @@ class Compactor:
     def attach(self, host: CompactionHost) -> None:
         """Let a host do what the compactor cannot; before `tick`."""
         self._host = host
+
+    def snapshot_installed(self) -> None:
+        """A leader's snapshot has taken the place of the log's."""
+        context = self._log.snapshot.context
+        if context.peers is not None:
+            self._base = (ClusterConfiguration.from_value(context.peers), context.peers_index)
+        else:
+            index, configuration = self._engine.raft.configurations.base
+            self._base = (configuration, min(index, self._log.snapshot.index))
+        if self._waiting is not None and self._waiting.index <= self._log.snapshot.index:
+            self._waiting = None
 
     # --- from any thread ----------------------------------------------------------------------------------------------
 
@@ -426,9 +437,3 @@ def configuration_at(
         if at <= index:
             return ClusterConfiguration.from_value(decode_json(log.read(at, at, 0).payload(0))), at
     return base
-
-
-def restore_state(machine: StateMachineBase, snapshot: SnapshotBase) -> None:
-    """Let a state machine become what the snapshot says, if it has applied less. Raises what `restore` does."""
-    if machine.last_applied < snapshot.index:
-        machine.restore(snapshot)

@@ -31,26 +31,20 @@ from random import Random
 from zmqraft import constants
 from zmqraft.api import LogBase, PersistenceBase, SnapshotBase
 from zmqraft.core.configuration import ClusterConfiguration
-from zmqraft.core.messages import (
-    AppendReply,
-    CheckpointToLog,
-    CommitNotice,
-    RequestVote,
-    SendAppend,
-    SendCommitNotice,
-    SendVoteRequest,
-    TruncateLog,
-    VoteReply,
-)
+from zmqraft.core.messages import CheckpointToLog, TruncateLog
 from zmqraft.core.raft import Role
 from zmqraft.errors import InvariantError, RemoteProtocolError
-from zmqraft.protocol import EntryBatch, LogEntry, Protocols
+from zmqraft.protocol import EntryBatch, EntryType, LogEntry, Protocols, encode_json
+from zmqraft.server.catching_up import CatchingUp, CatchUpProgress
 from zmqraft.server.client_requests import ClientRequests
 from zmqraft.server.commit_loop import Intake, ReplyQueue
-from zmqraft.server.peer_link import Message, PeerLink
-from zmqraft.server.peer_requests import PeerRequests, reachable_term
+from zmqraft.server.config_updates import ConfigChange
+from zmqraft.server.leadership_transfer import LeadershipTransfer, TransferStep
+from zmqraft.server.peer_calls import LinkAction, PeerCalls
+from zmqraft.server.peer_requests import PeerRequests
 from zmqraft.server.recovery import open_raft
 from zmqraft.server.settings import Settings
+from zmqraft.server.snapshot_transfer import IncomingSnapshot
 
 __all__ = ["BackgroundSync", "Engine", "LinkAction"]
 
@@ -58,34 +52,14 @@ logger = logging.getLogger(__name__)
 
 #: A leader that has written less, in bytes, syncs at once: to hand that to a thread and back takes longer.
 _BACKGROUND_SIZE_MIN = 64 * 1024
+#: The time of a next turn that is due at once, in seconds from this one.
+_SOON = 0.0005
 #: How often expired request ids are looked for.
 _FORGET_INTERVAL = 1.0
-#: The id of the question for capabilities: longer than those of the requests that a link keeps.
-_CAPABILITIES_ID = b"\xff\xff\xff\xff"
-#: Requests that may be outstanding to a peer that is known to be ours: the second gets there while the first is synced.
-_OWN_WINDOW = 2
-#: The message id of a notice, which is not answered.
-_NOTICE_ID = b"\0"
-#: A peer that does not say that it is ours is asked again after this many seconds, then twice as many, and so on.
-_CAPABILITIES_RETRY = 0.2
-_CAPABILITIES_RETRY_MAX = 60.0
 #: Identity, message id, type and secret.
 _FRAMES_MIN = 4
 #: The state machine's part: (identity, message id), type, frames behind the secret.
 MessageHandler = Callable[[tuple[bytes, bytes], bytes, Sequence[bytes]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class LinkAction:
-    """Send a message to a peer; or, when it is None, drop what is queued for it: disconnect and connect anew.
-
-    While the message before it has not left, a message waits when ``keep`` is set, and is dropped when it is not: it is
-    a repetition, or something that is made up for later.
-    """
-
-    peer_id: str
-    message: Message | None
-    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,19 +96,28 @@ class Engine:
         last_applied = max(last_applied, log.snapshot.index)
         self._submitted = last_applied
         self._clients = ClientRequests(self.raft, log, settings, last_applied, self.dropped)
-        self._peers = PeerRequests(self.raft)
-        self._links: dict[str, PeerLink] = {}
-        self._resets: list[str] = []
-        # Of peers that are known to be ours: how many bytes of entries they take in one message. And when to ask the
-        # others: (time, seconds until the next time).
-        self._append_sizes: dict[str, int] = {}
-        self._ask_at: dict[str, tuple[float, float]] = {}
+        incoming = IncomingSnapshot(log)
+        self._peers = PeerRequests(self.raft, incoming, self._install)
+        self._calls = PeerCalls(self.raft, log, settings, self._drop)
+        self._catching_up = CatchingUp(self.raft, incoming, settings, self._install)
+        self._random = random
         self._forget_at = now
         self._seen = (self.raft.role, self.raft.current_term)
         self._configuration: ClusterConfiguration | None = None
-        # A leader's new entries until they are in the log, within a turn; and who was sent something in it.
+        self._seen_peers: tuple[object, ...] = (None, 0, None)
+        #: The url of every other peer, by id: the DEALER sockets that the host must keep. Another object when it
+        #: changes.
+        self.link_urls: dict[str, str] = {}
+        # A leader's new entries until they are in the log, within a turn.
         self._unwritten: EntryBatch | None = None
-        self._sent_to: set[str] = set()
+        # The snapshot that has taken the place of entries which the state machine has not applied.
+        self._restore: SnapshotBase | None = None
+        self._transfer: LeadershipTransfer | None = None
+        # Until when a leader that was removed waits for its state machine, before it makes way.
+        self._leave_at = math.inf
+        # When those who were kept waiting in a transfer are answered at the latest.
+        self._release_at = -math.inf
+        self._wall_seconds = 0.0
         # Replies may leave only when this is so.
         self._is_synced = False
         # The sync that goes on in the background, and whether the host has still to take it.
@@ -142,12 +125,8 @@ class Engine:
         self._sync_taken = False
         # The bytes of a leader's entries that no sync covers yet.
         self._unsynced_size = 0
-        self._sync_patience = settings.election_timeout_max / 1000
-        self._votes_resend = settings.rpc_timeout / 1000
-        self._appends_resend = (
-            settings.append_entries_rpc_timeout_min / 1000,
-            settings.append_entries_rpc_timeout_max / 1000,
-        )
+        # How long a disk, a state machine or a peer may take before a leader acts without it.
+        self._patience = settings.election_timeout_max / 1000
         self._follow_configuration()
 
     # --- what it is -------------------------------------------------------------------------------------------------
@@ -158,19 +137,34 @@ class Engine:
         return self._clients.last_applied
 
     @property
-    def link_urls(self) -> dict[str, str]:
-        """The url of every other peer, by id: the DEALER sockets that the host must keep."""
-        return {peer_id: url for peer_id, url in self.raft.configuration.urls.items() if peer_id != self.raft.id}
+    def catch_up_progress(self) -> CatchUpProgress | None:
+        """How far a peer that is no member has come with reading the log; None for a member."""
+        return self._catching_up.progress if self.raft.role is Role.CLIENT else None
 
     def next_deadline(self, now: float) -> float:
         """The time of the next turn, if nothing arrives before."""
+        if self._transfer is not None and self._transfer.is_silent:
+            return self._transfer.deadline
         return min(
             self.raft.next_deadline(now),
             self._clients.next_deadline(),
             self._forget_at,
-            math.inf if self._sync is None else self._sync.began + self._sync_patience,
-            min((link.deadline for link in self._links.values()), default=math.inf),
+            math.inf if self._sync is None else self._sync.began + self._patience,
+            self._calls.deadline,
+            self._catching_up.deadline,
+            self._change_deadline(now),
         )
+
+    def _change_deadline(self, now: float) -> float:
+        """When a transfer, or the end of a leader that was removed, goes on."""
+        if self._transfer is not None:
+            # Nothing is under way that would end the wait for a turn, when it has only begun.
+            return self._transfer.deadline if self._clients.is_holding else now + _SOON
+        if self._clients.is_holding:
+            return self._release_at
+        if self.raft.is_removed:
+            return now + _SOON if self.last_applied >= self.raft.configurations.current_index else self._leave_at
+        return math.inf
 
     # --- inputs -----------------------------------------------------------------------------------------------------
 
@@ -204,7 +198,7 @@ class Engine:
         elif not message_type or not message_id:
             raise RemoteProtocolError("a message without a type or an id")
         elif PeerRequests.is_peer_type(message_type):
-            reply = self._peers.handle(identity, message_id, frames[2:], entries, now)
+            reply = self._peers.handle(identity, message_id, frames[2:], entries, now, wall_seconds)
             if reply is not None:
                 self._clients.replies.append([identity, message_id, *reply])
             self._after_step()
@@ -218,46 +212,16 @@ class Engine:
         logger.debug("%s: dropped a message: %s", self.settings.id, error or reason)
 
     def receive_reply(self, peer_id: str, frames: Sequence[bytes], now: float) -> None:
-        """A message on the DEALER socket of a peer: the reply to the request to it, if it is the outstanding one."""
+        """A message on the DEALER socket of a peer: the reply to a request to it, if it is an outstanding one."""
         self._is_synced = False
-        if frames and frames[0] == _CAPABILITIES_ID:
-            self._learn_capabilities(peer_id, frames[1:])
-            return
-        link = self._links.get(peer_id)
-        count = 0 if link is None or not frames else link.answered_by(frames[0])
-        if link is None or count == 0:
-            self._drop("late reply", None)
-            return
-        try:
-            reply = self._decode_reply(frames[1:])
-        except RemoteProtocolError as error:
-            self._drop("malformed reply", error)
-            return
-        link.close_requests(count, now)
-        if isinstance(reply, VoteReply):
-            self.raft.step_vote_reply(peer_id, reply, now)
+        if frames and self._catching_up.is_answer(frames):
+            try:
+                self._catching_up.receive(peer_id, frames, now, self._wall_seconds)
+            except RemoteProtocolError as error:
+                self._drop("malformed reply", error)
         else:
-            self.raft.step_append_reply(peer_id, reply, now, count=count)
-            if not reply.success:
-                link.give_up()
+            self._calls.receive_reply(peer_id, frames, now)
         self._after_step()
-
-    def _learn_capabilities(self, peer_id: str, frames: Sequence[bytes]) -> None:
-        try:
-            (append_size_max,) = Protocols.CAPABILITIES.decode_response(frames)
-        except RemoteProtocolError as error:
-            self._drop("malformed reply", error)
-            return
-        size_max = max(constants.OWN_APPEND_SIZE_MAX, self.settings.peer_msg_data_size)
-        self._append_sizes[peer_id] = max(self.settings.peer_msg_data_size, min(append_size_max, size_max))
-
-    def _decode_reply(self, frames: Sequence[bytes]) -> VoteReply | AppendReply:
-        # The links are reset with every change of role, so the role says what the outstanding request was.
-        if self.raft.role is Role.CANDIDATE:
-            term, granted = Protocols.REQUEST_VOTE.decode_response(frames)
-            return VoteReply(reachable_term(term, self.raft.current_term), granted)
-        term, success, *conflict = Protocols.APPEND_ENTRIES.decode_response(frames)
-        return AppendReply(reachable_term(term, self.raft.current_term), success, *conflict)
 
     def applied(self, index: int) -> None:
         """The state machine has applied every entry up to ``index``."""
@@ -280,6 +244,7 @@ class Engine:
     def begin_turn(self, now: float, wall_seconds: float) -> list[LinkAction]:
         """Do what is due, and return a leader's new entries, which may travel before they are written here."""
         self._is_synced = False
+        self._wall_seconds = wall_seconds
         if now >= self._forget_at:
             self._forget_at = now + _FORGET_INTERVAL
             self._clients.forget_old_requests(wall_seconds)
@@ -288,29 +253,59 @@ class Engine:
         self._after_step()
         self._store_vote()
         self._write_log()
-        if self.raft.is_leader and self._has_way_out(now):
-            self._unwritten = self._clients.take_proposals(now)
-            if self._unwritten is not None:
-                self.raft.propose(self._unwritten, (), now)
-        actions = [LinkAction(peer_id, None) for peer_id in self._resets]
-        self._resets = []
-        self._sent_to = set()
         if self.raft.is_leader:
-            self._send_to_peers(actions, now, entries_only=True)
+            self._propose(now, wall_seconds)
+        actions = self._calls.begin_turn()
+        if self._transfer is not None or self.raft.is_removed:
+            self._make_way(actions, now)
+        elif self.raft.is_leader:
+            self._calls.send(actions, now, entries_only=True, unwritten=self._unwritten)
         return actions
 
-    def _has_way_out(self, now: float) -> bool:
-        """Whether new entries could travel now. While every link is busy they are better collected, for one sync.
+    def _propose(self, now: float, wall_seconds: float) -> None:
+        """Append what clients have sent, if it could travel now. While every link is busy it is better collected, for
+        one sync.
 
-        Until they are taken nothing else may be appended: their clients wait for the indexes that they will have.
+        Until updates are taken nothing else may be appended: their clients wait for the indexes that they will have.
         """
-        return not self._links or any(
-            len(link) < self._window(peer_id) or now >= link.deadline for peer_id, link in self._links.items()
-        )
+        change = self._next_change(wall_seconds)
+        if change is None and self._transfer is None and not self._calls.has_way_out(now):
+            return
+        self._unwritten = self._clients.take_proposals(now)
+        if self._unwritten is not None:
+            self.raft.propose(self._unwritten, (), now)
+        if change is not None:
+            self._append_change(change, now)
+        if self._transfer is not None:
+            self._clients.hold()
 
-    def _window(self, peer_id: str) -> int:
-        """How many requests may be outstanding to a peer."""
-        return _OWN_WINDOW if peer_id in self._append_sizes else 1
+    def _next_change(self, wall_seconds: float) -> ConfigChange | None:
+        """The configuration that a leader has to append: the end of a change, or the beginning of the next."""
+        if self.raft.wants_final_configuration:
+            request_id = int(wall_seconds).to_bytes(4, "big") + self._random.randbytes(constants.REQUEST_ID_SIZE - 4)
+            return ConfigChange(self.raft.configuration.final, request_id)
+        return self._clients.config_updates.take()
+
+    def _append_change(self, change: ConfigChange, now: float) -> None:
+        """It counts from here on (section 6); `finish_turn` syncs it."""
+        self._write_unwritten()
+        index = self.raft.log.last_index + 1
+        entry = LogEntry(
+            index,
+            self.raft.current_term,
+            EntryType.CONFIG,
+            change.request_id,
+            encode_json(change.configuration.to_value()),
+        )
+        logger.info("%s: the configuration at %d is %s", self.settings.id, index, change.configuration.to_value())
+        self.raft.propose(EntryBatch.from_entries([entry]), [(index, change.configuration)], now)
+        self._write_log()
+
+    def _write_unwritten(self) -> None:
+        self._write_log()
+        if self._unwritten is not None:
+            self._unsynced_size += self._unwritten.size
+            self._unwritten = None
 
     def finish_turn(self, now: float, *, in_background: bool = False) -> list[LinkAction]:
         """Write, and sync or let `take_sync` have that, for the host to do ``in_background``. Returns what peers are to
@@ -318,26 +313,34 @@ class Engine:
 
         Only what a leader appends is synced in the background, and no change of the configuration.
         """
-        self._write_log()
-        if self._unwritten is not None:
-            self._unsynced_size += self._unwritten.size
-            self._unwritten = None
+        self._write_unwritten()
         in_background = in_background and (self._sync is not None or self._unsynced_size >= _BACKGROUND_SIZE_MIN)
         if in_background and self.raft.is_leader and self.raft.configuration is self._configuration:
             self._begin_sync(now)
         else:
-            self._sync = None
-            self._unsynced_size = 0
-            self._log.sync()
-            self.raft.log_synced()
+            self._sync_log()
         self._is_synced = True
         self._follow_configuration()
+        if self._clients.is_holding and self._transfer is None:
+            self._release(now)
         self._clients.tick(now)
         actions: list[LinkAction] = []
-        self._send_to_peers(actions, now, entries_only=False)
-        if self.raft.is_leader:
-            self._ask_capabilities(actions, now)
+        if self._transfer is None or not self._transfer.is_silent:
+            self._calls.send(actions, now, entries_only=False)
+            if self.raft.is_leader:
+                self._calls.ask_capabilities(actions, now)
+            elif not self.raft.is_configuration_known:
+                self._calls.ask_configuration(actions, now)
+            if self._catching_up.is_needed(now):
+                for peer_id, frames in self._catching_up.next_messages(list(self.link_urls), now):
+                    actions.append(LinkAction(peer_id, (frames, None), keep=True))
         return actions
+
+    def _sync_log(self) -> None:
+        self._sync = None
+        self._unsynced_size = 0
+        self._log.sync()
+        self.raft.log_synced()
 
     def _begin_sync(self, now: float) -> None:
         """At most one at a time: what is appended meanwhile is for the next."""
@@ -366,8 +369,8 @@ class Engine:
 
     def _check_sync(self, now: float) -> None:
         """A leader whose disk hangs must not keep the others from electing one whose disk does not."""
-        if self._sync is not None and now >= self._sync.began + self._sync_patience:
-            logger.warning("%s: a sync takes more than %g s; stepping down", self.settings.id, self._sync_patience)
+        if self._sync is not None and now >= self._sync.began + self._patience:
+            logger.warning("%s: a sync takes more than %g s; stepping down", self.settings.id, self._patience)
             self.raft.step_down(now)
 
     def take_replies(self) -> ReplyQueue:
@@ -389,6 +392,84 @@ class Engine:
         self._submitted = batch.last_index
         return batch
 
+    # --- leadership that is given away ------------------------------------------------------------------------------
+
+    def begin_transfer(self, target_id: str | None, now: float, *, must: bool) -> None:
+        """Let another peer lead: ``target_id``, or by default the one of ours that has the most entries.
+
+        When none can take over within the election timeout, a leader that ``must`` go steps down all the same; else it
+        goes on leading. Nothing happens when this peer does not lead, or is about to make way already. ValueError when
+        the target is not another member.
+        """
+        if self.raft.is_leader and self._transfer is None:
+            self._transfer = LeadershipTransfer(
+                self.raft, self._calls, target_id, must=must, patience=self._patience, now=now
+            )
+
+    @property
+    def is_making_way(self) -> bool:
+        """Whether a transfer is under way, up to the moment at which clients can be told who leads now."""
+        return self._transfer is not None or self._clients.is_holding
+
+    def _make_way(self, actions: list[LinkAction], now: float) -> None:
+        """Go on with a transfer; or begin the one of a leader that was removed, once its clients know of the change."""
+        if self._transfer is None:
+            if self._leave_at == math.inf:
+                self._leave_at = now + self._patience
+            if self.last_applied < self.raft.configurations.current_index and now < self._leave_at:
+                return
+            logger.info("%s: removed from the cluster; making way", self.settings.id)
+            self.begin_transfer(None, now, must=True)
+            return
+        step = TransferStep.GIVE_UP if self._transfer.is_over else self._transfer.step(now)
+        if step is TransferStep.NOTIFY:
+            self._tell_transfer(actions)
+        elif step is not TransferStep.WAIT:
+            self._transfer = None
+            self._release_at = now + self._patience
+            if step is TransferStep.STEP_DOWN:
+                self.raft.step_down(now)
+                self._after_step()
+
+    def _tell_transfer(self, actions: list[LinkAction]) -> None:
+        target_id = self._transfer.target_id if self._transfer is not None else None
+        logger.info("%s: making way for %s in term %d", self.settings.id, target_id, self.raft.current_term)
+        frames = Protocols.TRANSFER_NOTICE.encode_request(
+            constants.TRANSFER_NOTICE, self.settings.secret, self.raft.id, self.raft.current_term, target_id
+        )
+        for peer_id in self.link_urls:
+            if self._calls.is_ours(peer_id):
+                self._calls.notify(actions, peer_id, frames)
+
+    def _release(self, now: float) -> None:
+        """Who was kept waiting is answered: by now it is known who leads, or it takes too long."""
+        if self.raft.leader_id is not None or now >= self._release_at:
+            self._clients.release(now, self._wall_seconds)
+
+    # --- a leader's snapshot ------------------------------------------------------------------------------------------
+
+    def _install(self, snapshot: SnapshotBase) -> None:
+        """Let a snapshot that a leader has sent take the place of the log, durably (section 7). What the log has to be
+        told before comes first."""
+        self._store_vote()
+        self._write_log()
+        self._log.install(snapshot)
+        context = snapshot.context
+        configuration = None
+        if context.peers is not None:
+            configuration = (context.peers_index, ClusterConfiguration.from_value(context.peers))
+        self.raft.snapshot_installed(snapshot.index, snapshot.term, configuration)
+        logger.info("%s: the snapshot of index %d was installed", self.settings.id, snapshot.index)
+        self._clients.snapshot_installed()
+        self._submitted = snapshot.index
+        self._restore = snapshot
+
+    def take_restore(self) -> SnapshotBase | None:
+        """The snapshot that the state machine is to become, behind everything that `take_committed` has given out, and
+        before what it gives next; then the host calls `applied` with its index. None when there is none."""
+        snapshot, self._restore = self._restore, None
+        return snapshot
+
     # --- inside a turn ----------------------------------------------------------------------------------------------
 
     def _after_step(self) -> None:
@@ -399,15 +480,11 @@ class Engine:
         was, _ = self._seen
         self._seen = (role, term)
         logger.info("%s: %s in term %d", self.settings.id, role.value, term)
-        self._append_sizes.clear()
-        self._ask_at.clear()
         # What it covers may be cut off; `finish_turn` syncs by itself, behind it.
         self._sync = None
-        for peer_id, link in self._links.items():
-            # A new leader need not reset: the votes that are still out no longer matter.
-            if link.give_up() and role is not Role.LEADER:
-                self._resets.append(peer_id)
+        self._calls.role_changed()
         if was is Role.LEADER:
+            self._leave_at = math.inf
             self._clients.leadership_lost()
 
     def _store_vote(self) -> None:
@@ -421,6 +498,7 @@ class Engine:
                 logger.warning(
                     "%s: cutting the log back to %d, another leader's entries follow", self.settings.id, effect.index
                 )
+                self._clients.entries_replaced()
                 self._log.truncate_after(effect.index)
             elif isinstance(effect, CheckpointToLog):
                 self._log.append(EntryBatch.from_entries([LogEntry.checkpoint(effect.index, effect.term)]))
@@ -432,17 +510,18 @@ class Engine:
 
     def _follow_configuration(self) -> None:
         """Keep links and the state file in step with the configuration in the (synced) log."""
-        configuration = self.raft.configuration
-        if configuration is self._configuration:
+        configuration, learned = self.raft.configuration, self._catching_up.learned_urls
+        seen = (configuration, len(self.raft.leaving), learned)
+        if all(now is before for now, before in zip(seen, self._seen_peers, strict=True)):
             return
-        self._store_configuration(configuration)
-        self._configuration = configuration
-        urls = self.link_urls
-        for peer_id in list(self._links):
-            if peer_id not in urls:
-                del self._links[peer_id]
-        for peer_id in urls:
-            self._links.setdefault(peer_id, PeerLink())
+        if configuration is not self._configuration:
+            self._store_configuration(configuration)
+        self._configuration, self._seen_peers = configuration, seen
+        self.link_urls = self.raft.peer_urls
+        if self.raft.role is Role.CLIENT:
+            # Those whom its own configuration does not have may be the only ones that are left.
+            self.link_urls = {id: url for id, url in learned.items() if id != self.raft.id} | self.link_urls
+        self._calls.follow(list(self.link_urls))
 
     def _store_configuration(self, configuration: ClusterConfiguration) -> None:
         """The log is what counts; the state file follows it, for zmq-raft and for when the log is compacted.
@@ -458,101 +537,3 @@ class Engine:
                 stored.update_peers(peers, None, None)
         elif stored.peers_index != index or stored.peers != peers:
             stored.update_peers(peers, self._log.read(index, index, 0).request_id(0), index)
-
-    # --- sending to peers -------------------------------------------------------------------------------------------
-
-    def _send_to_peers(self, actions: list[LinkAction], now: float, *, entries_only: bool) -> None:
-        """Add what peers are to be sent now. Only leaders and candidates have something to say."""
-        if self.raft.role not in (Role.LEADER, Role.CANDIDATE):
-            return
-        for peer_id, link in self._links.items():
-            if now >= link.deadline:
-                action = self._repeat(peer_id, link, now)
-            elif len(link) < self._window(peer_id):
-                action = self._message_to(peer_id, link, now, entries_only)
-            else:
-                action = None
-            if action is not None:
-                actions.append(action)
-                self._sent_to.add(peer_id)
-
-    def _repeat(self, peer_id: str, link: PeerLink, now: float) -> LinkAction | None:
-        """The reply has not come in time. Whoever answers next may be another program under the same id."""
-        self._append_sizes.pop(peer_id, None)
-        if len(link) == 1:
-            return LinkAction(peer_id, link.resend(now))
-        # Which of them have arrived is not known.
-        link.give_up()
-        self.raft.appends_lost(peer_id)
-        return self._message_to(peer_id, link, now, entries_only=False)
-
-    def _ask_capabilities(self, actions: list[LinkAction], now: float) -> None:
-        """Ask whether these peers are ours, where that is not known. They need not answer.
-
-        Only peers to which nothing else has been sent in this turn: behind something that has not left yet, the
-        question would be dropped.
-        """
-        for peer_id in self._links:
-            if peer_id in self._append_sizes or peer_id in self._sent_to:
-                continue
-            ask_at, delay = self._ask_at.get(peer_id, (now, _CAPABILITIES_RETRY))
-            if now >= ask_at:
-                self._ask_at[peer_id] = (now + delay, min(2 * delay, _CAPABILITIES_RETRY_MAX))
-                question = Protocols.CAPABILITIES.encode_request(constants.CAPABILITIES, self.settings.secret)
-                actions.append(LinkAction(peer_id, ([_CAPABILITIES_ID, *question], None)))
-
-    def _message_to(self, peer_id: str, link: PeerLink, now: float, entries_only: bool) -> LinkAction | None:
-        append_size_max = self._append_sizes.get(peer_id)
-        if entries_only and not self.raft.has_entries_for(peer_id):
-            return None
-        message = self.raft.message_to(peer_id, now, takes_notices=append_size_max is not None)
-        if isinstance(message, SendVoteRequest):
-            frames = self._encode_vote_request(message.request)
-            return LinkAction(peer_id, link.request(frames, None, self._votes_resend, now), keep=True)
-        if isinstance(message, SendAppend):
-            batch = self._read_entries(message, append_size_max or self.settings.peer_msg_data_size)
-            self.raft.append_sent(peer_id, message, batch.last_index)
-            frames, resend_after = self._encode_append(message), self._appends_resend[len(batch) > 0]
-            return LinkAction(peer_id, link.request(frames, batch, resend_after, now), keep=True)
-        if isinstance(message, SendCommitNotice):
-            return LinkAction(peer_id, ([_NOTICE_ID, *self._encode_notice(message.notice)], None))
-        return None
-
-    def _read_entries(self, message: SendAppend, size_max: int) -> EntryBatch:
-        first, last = message.prev_index + 1, message.last_index
-        if message.count_max is not None:
-            last = min(last, message.prev_index + message.count_max)
-        if last < first:
-            return EntryBatch.empty(first)
-        unwritten = self._unwritten
-        if unwritten is None or last < unwritten.first_index:
-            return self._log.read(first, last, size_max)
-        if first < unwritten.first_index:
-            return self._log.read(first, unwritten.first_index - 1, size_max)
-        return unwritten.slice(first, last).prefix_of_size(size_max)
-
-    def _encode_vote_request(self, request: RequestVote) -> list[bytes]:
-        return Protocols.REQUEST_VOTE.encode_request(
-            constants.REQUEST_VOTE,
-            self.settings.secret,
-            request.candidate_id,
-            request.term,
-            request.last_index,
-            request.last_term,
-        )
-
-    def _encode_notice(self, notice: CommitNotice) -> list[bytes]:
-        return Protocols.COMMIT_NOTICE.encode_request(
-            constants.COMMIT_NOTICE, self.settings.secret, notice.leader_id, notice.term, notice.commit_index
-        )
-
-    def _encode_append(self, message: SendAppend) -> list[bytes]:
-        return Protocols.APPEND_ENTRIES.encode_request(
-            constants.APPEND_ENTRIES,
-            self.settings.secret,
-            self.raft.id,
-            message.term,
-            message.prev_index,
-            message.prev_term,
-            message.commit_index,
-        )

@@ -21,9 +21,9 @@ from typing import Any
 
 from zmqraft.api import SnapshotContext, StateMachineBase
 from zmqraft.errors import ConfigurationError
-from zmqraft.server.applier import APPLY_SIZE_MAX
+from zmqraft.server.applier import APPLY_SIZE_MAX, restore_state
 from zmqraft.server.builder import open_log, open_persistence
-from zmqraft.server.compaction import configuration_at, pieces_of, restore_state
+from zmqraft.server.compaction import configuration_at, pieces_of
 from zmqraft.server.recovery import recover_configurations
 from zmqraft.server.settings import Settings
 from zmqraft.storage import FileLog, StatePersistence, lock_directory

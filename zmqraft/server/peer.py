@@ -30,12 +30,22 @@ from zmqraft.constants import ENTRY_HEADER_SIZE
 from zmqraft.core.configuration import ClusterConfiguration
 from zmqraft.core.raft import Role
 from zmqraft.errors import ClosedError, ConfigurationError, PeerFailedError, RemoteProtocolError, ZmqRaftError
-from zmqraft.server.applier import APPLY_SIZE_MAX, Applier, InlineApplier, ThreadApplier, ViewHandler
-from zmqraft.server.compaction import Compactor, restore_state
-from zmqraft.server.engine import BackgroundSync, Engine, LinkAction
+from zmqraft.server.applier import (
+    APPLY_SIZE_MAX,
+    Applier,
+    InlineApplier,
+    ThreadApplier,
+    ViewHandler,
+    restore_state,
+)
+from zmqraft.server.catching_up import CatchUpProgress
+from zmqraft.server.compaction import Compactor
+from zmqraft.server.engine import BackgroundSync, Engine
+from zmqraft.server.peer_calls import LinkAction
 from zmqraft.server.rpc_socket import ZmqRpcSocket
 from zmqraft.server.settings import Settings
 from zmqraft.server.sync_thread import SyncThread
+from zmqraft.server.transfer_requests import TransferRequests
 
 __all__ = ["ZmqRaft"]
 
@@ -48,6 +58,8 @@ _ROUTER_SNDHWM = 16384
 #: Replies that are under way when a peer is closed get this long to leave.
 _CLOSE_LINGER_MS = 200
 _POLL_MS_MAX = 60_000
+#: How long a leader that is closed waits for another to take over, in seconds.
+_MAKING_WAY_TIMEOUT = 1.0
 #: How long the end of a peer waits for a state machine's snapshot that gives no next chunk, in seconds.
 _COMPACTING_TIMEOUT = 30.0
 
@@ -62,6 +74,7 @@ class ZmqRaft(ReadyEmitter):
 
     - ``state`` (role, term): "follower", "candidate", "leader" or "client"
     - ``config`` (`ClusterConfiguration`): the configuration that counts has changed
+    - ``snapshot`` (index): a snapshot of this index, from the leader, has taken the place of the log
     - ``compact`` (index): the log's first index has moved up behind a snapshot of this index
     - ``error`` (exception): the peer has failed and is about to stop
     - ``close`` (): the peer has ended
@@ -100,14 +113,17 @@ class ZmqRaft(ReadyEmitter):
             on_message=self._on_message,
         )
         self._compactor = Compactor(settings, self.engine, log)
+        self._transfers = TransferRequests(settings.id, self.engine)
         self._seen_role: tuple[Role, int] | None = None
         self._seen_configuration: ClusterConfiguration | None = None
+        self._seen_urls: dict[str, str] = {}
         self._calls: deque[Callable[[], None]] = deque()
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
         os.set_blocking(self._wake_writer, False)
         self._wake_lock = threading.Lock()
         self._closing = False
+        self._close_until: float | None = None
         self._lifecycle = threading.Lock()
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
@@ -148,6 +164,11 @@ class ZmqRaft(ReadyEmitter):
     def leader_id(self) -> str | None:
         """The id of the leader, as far as the peer knows."""
         return self.engine.raft.leader_id
+
+    @property
+    def catch_up_progress(self) -> CatchUpProgress | None:
+        """How far a peer that is not yet a member has come with reading the log of the cluster; None for a member."""
+        return self.engine.catch_up_progress
 
     @property
     def error(self) -> BaseException | None:
@@ -245,6 +266,18 @@ class ZmqRaft(ReadyEmitter):
         self._wake()
         return future
 
+    def transfer_leadership(self, target_id: str | None = None) -> Future[None]:
+        """Let another peer lead: ``target_id``, or by default the one that has the most entries. From any thread.
+
+        Thesis 3.10. The target stands for election at once; clients that wait meanwhile are sent there. The future gets
+        its result when this peer leads no more, and fails with NotLeaderError when it does not lead, ValueError when
+        the target is no other member, RequestTimeoutError when it is not one of ours or cannot take over within an
+        election timeout (this peer goes on then), and ClosedError.
+        """
+        future = self._transfers.request(target_id)
+        self._wake()
+        return future
+
     def _wake(self) -> None:
         # The lock: a number of a closed pipe may be another file's soon. BlockingIOError: it is awake anyway.
         with self._wake_lock, contextlib.suppress(BlockingIOError):
@@ -283,6 +316,7 @@ class ZmqRaft(ReadyEmitter):
         if self._ended.is_set():
             return
         self._compactor.close()
+        self._transfers.close()
         try:
             self._state_machine.close()
             self._resources.close()
@@ -366,7 +400,7 @@ class ZmqRaft(ReadyEmitter):
         engine, log = self.engine, self._log
         preparation: Future[None] | None = None
         deadline = -math.inf
-        while not self._closing:
+        while not (self._closing and self._has_made_way()):
             self._follow_engine(context)
             self._receive(self._poll(deadline))
             now = time.monotonic()
@@ -382,9 +416,20 @@ class ZmqRaft(ReadyEmitter):
                 # What makes it fail makes the next append fail.
                 preparation = preparing.submit(log.prepare)
             now = time.monotonic()
+            self._transfers.tick(now)
             machine_deadline = self._state_machine.tick(now)
             deadline = min(engine.next_deadline(now), math.inf if machine_deadline is None else machine_deadline)
             deadline = min(deadline, self._compactor.tick(now))
+
+    def _has_made_way(self) -> bool:
+        """Whether the peer may end: a leader lets another take over first, so that nobody has to wait for an
+        election."""
+        engine, now = self.engine, time.monotonic()
+        if self._close_until is None:
+            self._close_until = now + _MAKING_WAY_TIMEOUT
+            if len(engine.raft.configuration.peers) > 1:
+                engine.begin_transfer(None, now, must=True)
+        return not engine.is_making_way or now >= self._close_until
 
     def _synced(self, sync: BackgroundSync) -> None:
         self.call_soon(lambda: self.engine.synced(sync))
@@ -440,6 +485,10 @@ class ZmqRaft(ReadyEmitter):
 
     def _apply(self, applier: Applier) -> None:
         engine = self.engine
+        if (snapshot := engine.take_restore()) is not None:
+            applier.restore(snapshot)
+            self._compactor.snapshot_installed()
+            self.emit("snapshot", snapshot.index)
         while applier.has_room and (batch := engine.take_committed(APPLY_SIZE_MAX)) is not None:
             applier.submit(batch, engine.raft.current_term)
 
@@ -461,7 +510,7 @@ class ZmqRaft(ReadyEmitter):
             raise RemoteProtocolError(f"the state machine failed on a message: {error!r}") from error
 
     def _match_links(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
-        """Keep one DEALER to each other peer of the configuration."""
+        """Keep one DEALER to each other peer."""
         urls = self.engine.link_urls
         for peer_id, link in list(self._links.items()):
             if urls.get(peer_id) != link.url:
@@ -477,9 +526,11 @@ class ZmqRaft(ReadyEmitter):
     def _follow_engine(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         """Tell the state machine and the listeners what has changed in the engine, and keep the links to its peers."""
         raft = self.engine.raft
+        if self.engine.link_urls is not self._seen_urls:
+            self._seen_urls = self.engine.link_urls
+            self._match_links(context)
         if raft.configuration is not self._seen_configuration:
             self._seen_configuration = raft.configuration
-            self._match_links(context)
             self.emit("config", raft.configuration)
         if (raft.role, raft.current_term) != self._seen_role:
             self._seen_role = (raft.role, raft.current_term)

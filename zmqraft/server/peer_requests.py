@@ -7,19 +7,32 @@ last AppendEntries of each peer is kept: a repetition gets the same reply, and i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 
 from zmqraft import constants
+from zmqraft.api import SnapshotBase
 from zmqraft.core.configuration import ClusterConfiguration
-from zmqraft.core.messages import AppendEntries, CommitNotice, RequestVote
+from zmqraft.core.messages import AppendEntries, CommitNotice, RequestVote, SnapshotReply, TransferNotice
 from zmqraft.core.raft import Raft
 from zmqraft.errors import RemoteProtocolError
 from zmqraft.protocol import EntryBatch, Protocols, decode_json
+from zmqraft.server.snapshot_transfer import Chunk, IncomingSnapshot
 
 __all__ = ["PeerRequests", "configurations_of", "reachable_term"]
 
-_TYPES = (constants.REQUEST_VOTE, constants.APPEND_ENTRIES, constants.INSTALL_SNAPSHOT, constants.COMMIT_NOTICE)
+_TYPES = (
+    constants.REQUEST_VOTE,
+    constants.APPEND_ENTRIES,
+    constants.INSTALL_SNAPSHOT,
+    constants.OWN_INSTALL_SNAPSHOT,
+    constants.COMMIT_NOTICE,
+    constants.TRANSFER_NOTICE,
+    constants.INTRODUCTION,
+)
 _MESSAGE_ID_SIZE_MAX = 3
+#: As many peers that are no members here may have introduced themselves; the oldest are forgotten.
+_INTRODUCED_MAX = 64
 
 
 def configurations_of(batch: EntryBatch) -> list[tuple[int, ClusterConfiguration]]:
@@ -50,12 +63,25 @@ def reachable_term(term: int, current_term: int) -> int:
 class PeerRequests:
     """The answering side towards all other peers."""
 
-    def __init__(self, raft: Raft) -> None:
+    def __init__(self, raft: Raft, incoming: IncomingSnapshot, install: Callable[[SnapshotBase], None]) -> None:
+        """``incoming`` takes the chunks of a snapshot, from wherever they come; ``install`` lets one that is complete
+        take the place of the log, durably, and tells the core."""
         self._raft = raft
+        self._snapshot = incoming
+        self._install = install
+        # By peer: socket identity, message id and reply of the last request that changes the log.
         self._last: dict[str, tuple[bytes, bytes, list[bytes]]] = {}
+        # Those that are no members here, but say that they are by a later configuration.
+        self._introduced: deque[str] = deque(maxlen=_INTRODUCED_MAX)
 
     def handle(
-        self, identity: bytes, message_id: bytes, frames: Sequence[bytes], entries: EntryBatch | None, now: float
+        self,
+        identity: bytes,
+        message_id: bytes,
+        frames: Sequence[bytes],
+        entries: EntryBatch | None,
+        now: float,
+        wall_seconds: float,
     ) -> list[bytes] | None:
         """Take one message, ``frames`` from its type on. Returns the reply's frames after the message id, if any.
 
@@ -70,10 +96,15 @@ class PeerRequests:
             return self._request_vote(frames, now)
         if frames[0] == constants.APPEND_ENTRIES:
             return self._append_entries(identity, message_id, frames, entries, now)
+        if frames[0] in (constants.INSTALL_SNAPSHOT, constants.OWN_INSTALL_SNAPSHOT):
+            return self._install_snapshot(identity, message_id, frames, now, wall_seconds)
         if frames[0] == constants.COMMIT_NOTICE:
             self._commit_notice(frames, now)
-            return None
-        raise RemoteProtocolError("snapshots from the leader are not supported by this version")
+        elif frames[0] == constants.TRANSFER_NOTICE:
+            self._transfer_notice(frames, now)
+        else:
+            self._introduction(frames)
+        return None
 
     @staticmethod
     def is_peer_type(message_type: bytes) -> bool:
@@ -116,13 +147,49 @@ class PeerRequests:
         self._last[leader_id] = (identity, message_id, encoded)
         return encoded
 
+    def _install_snapshot(
+        self, identity: bytes, message_id: bytes, frames: Sequence[bytes], now: float, wall_seconds: float
+    ) -> list[bytes] | None:
+        chunk = Chunk.decode(frames)
+        self._check_sender(chunk.leader_id)
+        self._check_term(chunk.term, now, leads=True)
+        last = self._last.get(chunk.leader_id)
+        if last is not None and last[:2] == (identity, message_id):
+            return last[2]
+        verdict = self._raft.step_install_snapshot(chunk.leader_id, chunk.term, chunk.index, now)
+        if verdict is None:
+            return None
+        offset: tuple[int, ...] = ()
+        if verdict is SnapshotReply.WANTED:
+            taken = self._snapshot.take(chunk, int(wall_seconds))
+            if isinstance(taken, SnapshotBase):
+                self._install(taken)
+            else:
+                offset = (taken,)
+        elif verdict is SnapshotReply.HAVE:
+            # What is missing is not wanted: as if all of it had come.
+            offset = (chunk.size,)
+        encoded = Protocols.INSTALL_SNAPSHOT.encode_response(self._raft.current_term, *offset)
+        self._last[chunk.leader_id] = (identity, message_id, encoded)
+        return encoded
+
+    def _transfer_notice(self, frames: Sequence[bytes], now: float) -> None:
+        _, _, leader_id, term, target_id = Protocols.TRANSFER_NOTICE.decode_request(frames)
+        self._check_sender(leader_id)
+        self._raft.step_transfer_notice(TransferNotice(leader_id, term, target_id), now)
+
+    def _introduction(self, frames: Sequence[bytes]) -> None:
+        _, _, peer_id = Protocols.INTRODUCTION.decode_request(frames)
+        if peer_id not in self._introduced:
+            self._introduced.append(peer_id)
+
     def _commit_notice(self, frames: Sequence[bytes], now: float) -> None:
         _, _, leader_id, term, commit_index = Protocols.COMMIT_NOTICE.decode_request(frames)
         self._check_sender(leader_id)
         self._raft.step_commit_notice(CommitNotice(leader_id, term, commit_index), now)
 
     def _check_sender(self, peer_id: str) -> None:
-        if peer_id == self._raft.id or peer_id not in self._raft.configuration:
+        if peer_id == self._raft.id or not (peer_id in self._raft.configuration or peer_id in self._introduced):
             raise RemoteProtocolError(f"a peer message from {peer_id!r:.100}, which is not a member")
 
     def _check_term(self, term: int, now: float, *, leads: bool) -> None:

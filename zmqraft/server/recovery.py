@@ -58,7 +58,16 @@ def open_raft(
             vote_retry=settings.rpc_timeout / 1000,
         ),
         prevent_spiral_elections=settings.prevent_spiral_elections,
+        is_configuration_known=_is_configuration_known(log),
     )
+
+
+def _is_configuration_known(log: LogBase) -> bool:
+    """False when the log begins behind a snapshot that came without a configuration (`SnapshotContext.unknown`), and
+    has none since."""
+    context = log.snapshot.context
+    came_without = context.peers is None and context.requests_forgotten_until > 0
+    return not came_without or any(index >= log.first_index for index in log.config_indexes())
 
 
 def recover_configurations(settings: Settings, log: LogBase, persistence: PersistenceBase) -> ConfigurationHistory:

@@ -525,6 +525,12 @@ class IndexFile:
             self._fs.pwrite(self.handle, slot.to_bytes(4, "little"), self._slots_offset + _SLOT_SIZE * position)
         self._fs.fdatasync(self.handle)
 
+    def restore(self, position: int, end: int, data: bytes | memoryview) -> None:
+        """Write the bytes of the entry at a position, which ends at ``end``, and its offset, as they were. For a file
+        that is not used otherwise: what is known of it stays as it is. Does not sync. OSError."""
+        self._fs.pwrite(self.handle, data, self.data_offset + end - len(data))
+        self._fs.pwrite(self.handle, end.to_bytes(4, "little"), TABLE_OFFSET + _SLOT_SIZE * position)
+
     def store_end(self, position: int, end: int) -> None:
         """Put back the offset at a position, durably, and read the table anew. CorruptionError, OSError."""
         self._fs.pwrite(self.handle, end.to_bytes(4, "little"), TABLE_OFFSET + _SLOT_SIZE * position)

@@ -1,0 +1,374 @@
+"""Snapshots from leaders to peers whose entries are compacted away, in virtual time. Section 7; FAULTS, "Snapshot"."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.virtual_cluster import SECRET, Peer, VirtualCluster, url_of
+from zmqraft import constants
+from zmqraft.protocol import EntryBatch, EntryType, LogEntry, Protocols, encode_json, new_request_id
+
+
+def peers_of(cluster: VirtualCluster) -> tuple[Peer, Peer, Peer]:
+    """The leader, a follower, and another one."""
+    leader = cluster.leader()
+    one, other = (peer for peer in cluster.peers.values() if peer is not leader)
+    return leader, one, other
+
+
+def advance(cluster: VirtualCluster, count: int) -> int:
+    return max(cluster.commit(b"update %d" % number) for number in range(count))
+
+
+def compact_all(cluster: VirtualCluster, *peers: Peer, index: int) -> None:
+    cluster.run_until(lambda: all(peer.running.last_applied >= index for peer in peers))
+    for peer in peers:
+        peer.compact(index)
+
+
+def fallen_behind(cluster: VirtualCluster, count: int = 20) -> tuple[Peer, Peer, Peer]:
+    """A cluster in which the last of the three is down, and the others have compacted beyond its end."""
+    cluster.start()
+    advance(cluster, 3)
+    leader, other, behind = peers_of(cluster)
+    cluster.run_until(lambda: behind.running.last_applied == leader.running.last_applied)
+    cluster.crash(behind.id)
+    index = advance(cluster, count)
+    compact_all(cluster, leader, other, index=index - 5)
+    return leader, other, behind
+
+
+def check_same(cluster: VirtualCluster) -> None:
+    peers = list(cluster.peers.values())
+    cluster.run_until(lambda: len({peer.running.last_applied for peer in peers}) == 1)
+    assert all(peer.applied == peers[0].applied for peer in peers)
+    assert [peer.failure for peer in peers] == [None] * len(peers)
+
+
+def chunks_to(cluster: VirtualCluster, peer_id: str) -> list[list[bytes]]:
+    types = (constants.INSTALL_SNAPSHOT, constants.OWN_INSTALL_SNAPSHOT)
+    return [frames for _, target, frames in cluster.sent if target == peer_id and frames[1] in types]
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    monkeypatch.setattr(constants, "OWN_APPEND_SIZE_MAX", 64)
+    return {"peer_msg_data_size": 64}
+
+
+def test_a_peer_that_was_away_gets_the_snapshot_and_the_entries_behind_it(small_chunks: dict[str, object]) -> None:
+    cluster = VirtualCluster(3, **small_chunks)  # type: ignore[arg-type]
+    leader, _, behind = fallen_behind(cluster)
+    cluster.start(behind.id)
+    advance(cluster, 10)
+    check_same(cluster)
+    assert behind.log.snapshot.index == leader.log.snapshot.index
+    assert len(chunks_to(cluster, behind.id)) > 10
+    # And after a restart.
+    cluster.crash(behind.id)
+    cluster.start(behind.id)
+    check_same(cluster)
+
+
+def test_a_peer_that_is_not_known_to_be_ours_gets_the_data_alone(small_chunks: dict[str, object]) -> None:
+    cluster = VirtualCluster(3, **small_chunks)  # type: ignore[arg-type]
+    cluster.foreign = {"1", "2", "3"}
+    leader, _, behind = fallen_behind(cluster)
+    cluster.start(behind.id)
+    check_same(cluster)
+    chunks = chunks_to(cluster, behind.id)
+    assert {frames[1] for frames in chunks} == {constants.INSTALL_SNAPSHOT}
+    data = b"".join(frames[9] for frames in chunks)
+    assert data == leader.log.snapshot.read(0, leader.log.snapshot.size) == behind.log.snapshot.read(0, 1 << 30)
+    # What it may stand for is not known, so no older request is taken for a new one.
+    assert behind.running.requests_forgotten_until >= cluster.wall - 60
+
+
+def test_what_is_lost_on_the_way_is_sent_again(small_chunks: dict[str, object]) -> None:
+    cluster = VirtualCluster(3, **small_chunks)  # type: ignore[arg-type]
+    leader, _, behind = fallen_behind(cluster)
+    cluster.start(behind.id)
+    for _ in range(10):
+        cluster.run(0.01)
+        cluster.cut = {(leader.id, behind.id), (behind.id, leader.id)}
+        cluster.run(0.05)
+        cluster.heal()
+    check_same(cluster)
+    size = leader.log.snapshot.size
+    assert sum(len(frames[9]) for frames in chunks_to(cluster, behind.id)) < 3 * (size + 200)
+
+
+def test_a_chunk_that_comes_twice_counts_once(small_chunks: dict[str, object]) -> None:
+    """FAULTS 24."""
+    cluster = VirtualCluster(3, **small_chunks)  # type: ignore[arg-type]
+    _, _, behind = fallen_behind(cluster)
+    deliver = cluster.deliver
+    seen = []
+
+    def twice(source: str, target: str, frames: list[bytes]) -> None:
+        deliver(source, target, frames)
+        if frames[1] == constants.OWN_INSTALL_SNAPSHOT:
+            seen.append(frames)
+            deliver(source, target, frames)
+
+    cluster.deliver = twice  # type: ignore[method-assign]
+    cluster.start(behind.id)
+    check_same(cluster)
+    assert len(seen) > 10
+    # The last one once more, when it is long done.
+    cluster.request(behind.id, b"\7\7\7", seen[-1][1:])
+    cluster.run(0.1)
+    check_same(cluster)
+
+
+def test_another_leader_begins_anew(small_chunks: dict[str, object]) -> None:
+    """FAULTS W5: its bytes need not be the same."""
+    cluster = VirtualCluster(3, **small_chunks)  # type: ignore[arg-type]
+    leader, other, behind = fallen_behind(cluster, 60)
+    cluster.start(behind.id)
+    cluster.run_until(lambda: len(chunks_to(cluster, behind.id)) > 5)
+    before = len(chunks_to(cluster, behind.id))
+    cluster.crash(leader.id)
+    cluster.run_until(lambda: other.role == "leader")
+    cluster.run_until(lambda: len(chunks_to(cluster, behind.id)) > before)
+    decoded = Protocols.OWN_INSTALL_SNAPSHOT.decode_request
+    first = next(frames for frames in chunks_to(cluster, behind.id)[before:])
+    protocol = (
+        Protocols.OWN_INSTALL_SNAPSHOT if first[1] == constants.OWN_INSTALL_SNAPSHOT else Protocols.INSTALL_SNAPSHOT
+    )
+    assert protocol.decode_request(first[1:])[2:4] == (other.id, other.term)
+    assert protocol.decode_request(first[1:])[6] == 0
+    assert decoded is not None
+    cluster.start(leader.id)
+    advance(cluster, 3)
+    check_same(cluster)
+
+
+def test_an_older_snapshot_is_not_taken() -> None:
+    """FAULTS W4: ignored, and answered as done, when it is not above what is committed."""
+    cluster = VirtualCluster(3)
+    cluster.start()
+    advance(cluster, 10)
+    leader, one, _ = peers_of(cluster)
+    cluster.run_until(lambda: one.running.last_applied >= 10)
+    one.compact(8)
+    term = leader.log.term_at(5)
+    request = Protocols.INSTALL_SNAPSHOT.encode_request(
+        b"$", SECRET, leader.id, leader.term, 5, term, 0, 100, b"x" * 50
+    )
+    cluster.request(one.id, b"\7", request)
+    cluster.run(0.01)
+    (reply,) = cluster.client_replies[b"\7"]
+    assert Protocols.INSTALL_SNAPSHOT.decode_response(reply) == (leader.term, 100)
+    assert (one.log.first_index, one.log.snapshot.index) == (9, 8)
+    advance(cluster, 3)
+    check_same(cluster)
+
+
+@pytest.mark.parametrize("term", [1, 2])
+def test_a_log_that_does_not_match_gives_way(term: int) -> None:
+    """FAULTS 23: with entries of another leader, also beyond the snapshot's index."""
+    cluster = VirtualCluster(3)
+    cluster.peers["1"].set_log(*[1] * 3, *[3] * 30)
+    cluster.peers["2"].put_log(cluster.peers["1"].entries(), 3)
+    cluster.peers["3"].set_log(*[1] * 3, *[term] * 40, term=2)
+    cluster.start("1", "2")
+    leader = cluster.leader()
+    advance(cluster, 2)
+    compact_all(cluster, cluster.peers["1"], cluster.peers["2"], index=30)
+    cluster.start("3")
+    check_same(cluster)
+    three = cluster.peers["3"]
+    assert (three.log.snapshot.index, three.log.snapshot.term) == (30, 3)
+    assert three.running.raft.commit_index == leader.running.raft.commit_index
+
+
+def test_the_configuration_travels_with_the_snapshot() -> None:
+    """FAULTS 25 and W6: else a peer that missed the change stands for election with the old quorum."""
+    cluster = VirtualCluster(3)
+    for peer_id in "45":
+        cluster.add(peer_id, "123")
+    cluster.start()
+    advance(cluster, 3)
+    leader = cluster.leader()
+    behind, other = (peer for peer in cluster.peers.values() if peer is not leader and peer.id in "123")
+    cluster.crash(behind.id)
+    cluster.change("12345")
+    index = advance(cluster, 10)
+    compact_all(cluster, leader, other, cluster.peers["4"], cluster.peers["5"], index=index)
+    cluster.start(behind.id)
+    cluster.run_until(lambda: behind.log.snapshot.index == index)
+    assert behind.members == "12345"
+    # It and one more are no majority.
+    cluster.crash(behind.id)
+    cluster.start(behind.id)
+    cluster.partition([behind.id, other.id], [leader.id, "4", "5"])
+    cluster.run(5.0)
+    assert behind.members == "12345"
+    assert "leader" not in (behind.role, other.role)
+    cluster.heal()
+    cluster.commit(b"goes on")
+    check_same(cluster)
+
+
+def test_without_a_configuration_a_peer_stands_for_election_only_when_the_leader_confirms_its_own() -> None:
+    """FAULTS W6: a leader of zmq-raft does not send one."""
+    cluster = VirtualCluster(3)
+    cluster.foreign = {"1", "2", "3"}
+    leader, other, behind = fallen_behind(cluster)
+    cluster.start(behind.id)
+    cluster.run_until(lambda: behind.log.snapshot.index > 0)
+    assert not behind.running.raft.is_configuration_known
+    cluster.crash(behind.id)
+    cluster.crash(leader.id, other.id)
+    cluster.start(behind.id)
+    cluster.run(5.0)
+    assert (behind.role, behind.members) == ("follower", "123")
+    cluster.start(leader.id, other.id)
+    cluster.run_until(lambda: behind.running.raft.is_configuration_known)
+    cluster.crash(leader.id)
+    cluster.commit(b"goes on")
+    cluster.start(leader.id)
+    check_same(cluster)
+
+
+def test_another_configuration_is_not_confirmed_but_one_in_the_log_counts() -> None:
+    cluster = VirtualCluster(3)
+    cluster.add("4", "123")
+    cluster.foreign = {"1", "2", "3", "4"}
+    cluster.start()
+    advance(cluster, 3)
+    leader = cluster.leader()
+    behind, other = (peer for peer in cluster.peers.values() if peer is not leader and peer.id in "123")
+    cluster.crash(behind.id)
+    cluster.change("1234")
+    index = advance(cluster, 3)
+    compact_all(cluster, leader, other, cluster.peers["4"], index=index)
+    cluster.start(behind.id)
+    cluster.run_until(lambda: behind.log.snapshot.index == index)
+    cluster.run(5.0)
+    assert not behind.running.raft.is_configuration_known
+    cluster.change("123")
+    cluster.run_until(lambda: behind.running.raft.is_configuration_known)
+    assert behind.members == "123"
+
+
+def test_request_ids_travel_with_the_snapshot() -> None:
+    """FAULTS 42: an update that is repeated to a leader that has only the snapshot of it."""
+    cluster = VirtualCluster(3)
+    cluster.start()
+    leader, other, behind = peers_of(cluster)
+    cluster.run_until(lambda: behind.running.raft.commit_index > 0)
+    cluster.crash(behind.id)
+    request_id = cluster.update(leader.id, b"once")
+    cluster.run_until(lambda: cluster.committed(request_id))
+    index = cluster.committed(request_id)
+    last = advance(cluster, 10)
+    compact_all(cluster, leader, other, index=last)
+    cluster.start(behind.id)
+    cluster.run_until(lambda: behind.log.snapshot.index == last)
+    cluster.transfer(behind.id)
+    cluster.run_until(lambda: behind.role == "leader")
+    cluster.commit(b"its term")
+    cluster.client_replies.clear()
+    cluster.update(behind.id, b"once", request_id)
+    cluster.run_until(lambda: cluster.result(request_id))
+    assert cluster.committed(request_id) == index
+    assert [entry.data for entry in behind.applied].count(b"once") == 1
+
+
+def test_an_empty_snapshot() -> None:
+    cluster = VirtualCluster(2)
+    follower = cluster.peers["1"]
+    follower.set_log(1)
+    cluster.start("1")
+    request = Protocols.INSTALL_SNAPSHOT.encode_request(b"$", SECRET, "2", 1, 9, 1, 0, 0, b"")
+    cluster.request("1", b"\7", request)
+    cluster.run(0.01)
+    (reply,) = cluster.client_replies[b"\7"]
+    assert Protocols.INSTALL_SNAPSHOT.decode_response(reply) == (1, None)
+    assert (follower.log.first_index, follower.log.last_index, follower.running.last_applied) == (10, 9, 9)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [(1, 0, 1, 0, 10), (1, 9, 0, 0, 10), (1, 9, 2, 0, 10), (1, 9, 1, 8, 10), (2**53 - 1, 9, 1, 0, 10)],
+    ids=["index 0", "term 0", "term above the leader's", "beyond the end", "term too high"],
+)
+def test_an_impossible_chunk_is_dropped(numbers: tuple[int, int, int, int, int]) -> None:
+    term, index, index_term, offset, size = numbers
+    cluster = VirtualCluster(2)
+    cluster.start("1")
+    request = Protocols.INSTALL_SNAPSHOT.encode_request(
+        b"$", SECRET, "2", term, index, index_term, offset, size, b"xxx"
+    )
+    cluster.request("1", b"\7", request)
+    cluster.run(0.01)
+    assert b"\7" not in cluster.client_replies
+    assert cluster.peers["1"].running.dropped["malformed message"] == 1
+
+
+@pytest.mark.parametrize("context", [b"CONF", b"CONF\xff\xff\xff\xff", b"CONF\4\0\0\0\xc1\xc1\xc1\xc1"], ids=repr)
+def test_a_context_that_does_not_decode_is_dropped(context: bytes) -> None:
+    cluster = VirtualCluster(2)
+    cluster.start("1")
+    request = Protocols.OWN_INSTALL_SNAPSHOT.encode_request(
+        constants.OWN_INSTALL_SNAPSHOT, SECRET, "2", 1, 9, 1, 0, len(context), context, len(context)
+    )
+    cluster.request("1", b"\7", request)
+    cluster.run(0.01)
+    assert b"\7" not in cluster.client_replies
+    assert cluster.peers["1"].running.dropped["malformed message"] == 1
+    assert cluster.peers["1"].log.snapshot.index == 0
+
+
+def test_a_chunk_of_something_else_is_asked_for_from_the_start() -> None:
+    cluster = VirtualCluster(2)
+    cluster.start("1")
+
+    def send(message_id: bytes, offset: int, data: bytes, size: int = 10) -> tuple[object, ...]:
+        request = Protocols.INSTALL_SNAPSHOT.encode_request(b"$", SECRET, "2", 1, 9, 1, offset, size, data)
+        cluster.request("1", message_id, request)
+        cluster.run(0.01)
+        return Protocols.INSTALL_SNAPSHOT.decode_response(cluster.client_replies[message_id][-1])
+
+    assert send(b"\1", 4, b"4567") == (1, 0)
+    assert send(b"\2", 0, b"0123") == (1, 4)
+    assert send(b"\3", 8, b"89") == (1, 4)
+    assert send(b"\4", 4, b"45", 11) == (1, 0)
+    assert send(b"\5", 0, b"0123456789") == (1, None)
+    assert cluster.peers["1"].log.snapshot.read(0, 100) == b"0123456789"
+
+
+def test_a_crash_in_the_middle_leaves_the_log_as_it_was(small_chunks: dict[str, object]) -> None:
+    cluster = VirtualCluster(3, **small_chunks)  # type: ignore[arg-type]
+    _, _, behind = fallen_behind(cluster)
+    last = behind.log.last_index
+    cluster.start(behind.id)
+    cluster.run_until(lambda: len(chunks_to(cluster, behind.id)) > 3)
+    cluster.crash(behind.id)
+    assert (behind.log.snapshot.index, behind.log.last_index) == (0, last)
+    cluster.start(behind.id)
+    check_same(cluster)
+
+
+def test_a_snapshot_with_a_configuration_that_has_no_room_for_the_peer_makes_it_a_client() -> None:
+    cluster = VirtualCluster(3)
+    cluster.start("1")
+    one = cluster.peers["1"]
+    peers = [["2", url_of("2")], ["3", url_of("3")]]
+    context = b"CONF" + (lambda data: len(data).to_bytes(4, "little") + data + bytes(-len(data) % 4))(
+        encode_json({"index": 5, "peers": peers})
+    )
+    request = Protocols.OWN_INSTALL_SNAPSHOT.encode_request(
+        constants.OWN_INSTALL_SNAPSHOT, SECRET, "2", 1, 9, 1, 0, len(context), context, len(context)
+    )
+    cluster.request("1", b"\7", request)
+    cluster.run(0.01)
+    assert (one.role, one.members) == ("client", "23")
+    entries = [LogEntry(10, 1, EntryType.STATE, new_request_id(cluster.wall), b"x")]
+    frames = EntryBatch.from_entries(entries).frames()
+    append = Protocols.APPEND_ENTRIES.encode_request(b"+", SECRET, "2", 1, 9, 1, 10)
+    cluster.request("1", b"\10", [*append, *frames])
+    cluster.run(0.01)
+    assert one.running.last_applied == 10
