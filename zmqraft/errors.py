@@ -22,6 +22,7 @@ __all__ = [
     "RequestError",
     "RequestExpiredError",
     "RequestTimeoutError",
+    "ResultForgottenError",
     "StorageError",
     "StorageFailedError",
     "ZmqRaftError",
@@ -138,6 +139,18 @@ class ConfigUpdateInProgressError(RequestError):
 class RequestTimeoutError(RequestError, TimeoutError):
     """The deadline of a request has passed. An update may or may not be committed; repeating it with the same
     request id is safe."""
+
+
+class ResultForgottenError(RequestError):
+    """An update is applied, but what the state machine returned for it is no longer known.
+
+    It was applied before it was asked for again with the same request id, or came with a snapshot. ``index`` is that of
+    its entry.
+    """
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"the entry at index {index} is applied; what the state machine returned for it is forgotten")
+        self.index = index
 
 
 class OutOfOrderError(RequestError):
