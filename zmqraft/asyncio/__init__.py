@@ -1,4 +1,4 @@
-"""The clients as coroutines, in the event loop of their caller and without a thread of their own.
+"""The clients as coroutines, in the event loop of their caller and without a thread of their own; and peers for it.
 
 `ZmqRaftClient` is the one to start with; each class is that of `zmqraft` of the same name, with ``async`` in front::
 
@@ -13,15 +13,19 @@ a stream, has changed nothing.
 from __future__ import annotations
 
 from zmqraft.asyncio.clients import ZmqProtocolSocket, ZmqRaftClient, ZmqRaftPeerClient
+from zmqraft.asyncio.peer import StateMachineBase, ZmqRaft, build_peer
 from zmqraft.asyncio.streams import EntriesStream, UpdatesStream
 from zmqraft.asyncio.subscriber import ZmqRaftPeerSub, ZmqRaftSubscriber
 
 __all__ = [
     "EntriesStream",
+    "StateMachineBase",
     "UpdatesStream",
     "ZmqProtocolSocket",
+    "ZmqRaft",
     "ZmqRaftClient",
     "ZmqRaftPeerClient",
     "ZmqRaftPeerSub",
     "ZmqRaftSubscriber",
+    "build_peer",
 ]

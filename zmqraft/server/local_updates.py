@@ -174,10 +174,10 @@ class LocalUpdates:
 
 
 def _settle(future: Future[Any], result: Any) -> None:
-    if future.set_running_or_notify_cancel():
+    if not future.done() and future.set_running_or_notify_cancel():
         future.set_result(result)
 
 
 def _fail(future: Future[Any], error: BaseException) -> None:
-    if future.set_running_or_notify_cancel():
+    if not future.done() and future.set_running_or_notify_cancel():
         future.set_exception(error)
