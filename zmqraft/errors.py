@@ -15,6 +15,7 @@ __all__ = [
     "InvariantError",
     "LocalProtocolError",
     "NotLeaderError",
+    "NotSupportedError",
     "OutOfOrderError",
     "PeerFailedError",
     "ProtocolError",
@@ -114,6 +115,10 @@ class NotLeaderError(RequestError):
     def __init__(self, leader_id: str | None, message: str | None = None) -> None:
         super().__init__(message or f"not the leader; the leader is {leader_id or 'not known'}")
         self.leader_id = leader_id
+
+
+class NotSupportedError(RequestError):
+    """The peer cannot do this: it is one of zmq-raft, or of an earlier version."""
 
 
 class RequestExpiredError(RequestError):

@@ -14,14 +14,17 @@ import pytest
 
 from support.both_clients import Clients
 from support.command import free_ports
+from support.fake_peers import fake_peers
 from support.local_cluster import SECRET, running_cluster, wait_for
 from zmqraft import ZmqRaft
 from zmqraft.client import Limits, SnapshotChunk
+from zmqraft.constants import CAPABILITIES, READ_INDEX
 from zmqraft.errors import (
     ClosedError,
     ConfigurationError,
     LocalProtocolError,
     NotLeaderError,
+    NotSupportedError,
     RequestExpiredError,
     RequestTimeoutError,
 )
@@ -318,6 +321,88 @@ class TestReading:
                     if last >= index:
                         assert batch.last_index == last or not len(batch)
                         break
+
+        clients.run(scenario())
+
+
+class TestLinearizableReads:
+    def test_an_index_to_wait_for(self, clients: Clients, peers: list[ZmqRaft], urls: list[str]) -> None:
+        async def scenario() -> None:
+            async with clients.ZmqRaftClient(urls, secret=SECRET, deadline_s=LONG_S) as client:
+                index = await client.request_update(None, b"data")
+                assert await client.read_index() == index
+                assert [await client.read_index() for _ in range(20)] == [index] * 20
+                follower = follower_of(peers)
+                await asyncio.wrap_future(follower.wait_applied(index))
+                assert (await client.request_log_info()).commit_index == index
+                assert client.counters.unknown_replies <= 1
+
+        clients.run(scenario())
+
+    def test_entries(self, clients: Clients, urls: list[str]) -> None:
+        async def scenario() -> None:
+            async with clients.ZmqRaftClient(urls, secret=SECRET, deadline_s=LONG_S) as client:
+                before = await client.request_update(None, b"before")
+                for number in range(20):
+                    last = await client.request_update(None, b"%d" % number)
+                    async with client.request_entries(before, linearizable=True) as entries:
+                        assert [entry.data async for entry in entries] == numbers(number + 1)
+                async with client.request_entries(last, linearizable=True) as entries:
+                    assert [entry async for entry in entries] == []
+                async with client.request_entries(before, count=3, linearizable=True) as entries:
+                    assert [entry.data async for entry in entries] == numbers(3)
+
+        clients.run(scenario())
+
+    def test_one_peer_that_does_not_lead(self, clients: Clients, peers: list[ZmqRaft]) -> None:
+        async def scenario() -> None:
+            leader = leader_of(peers)
+            async with clients.ZmqRaftPeerClient(follower_of(peers).url, secret=SECRET, deadline_s=LONG_S) as client:
+                for _ in range(2):
+                    with pytest.raises(NotLeaderError) as caught:
+                        await client.read_index()
+                    assert caught.value.leader_id == leader.id
+                with pytest.raises(NotLeaderError):
+                    await drain(client.request_entries(linearizable=True), [])
+
+        clients.run(scenario())
+
+    @pytest.mark.parametrize("answer", [None, Protocols.CAPABILITIES.encode_response(65536)])
+    def test_other_peers_cannot(self, clients: Clients, answer: list[bytes] | None) -> None:
+        """Those of zmq-raft do not answer, those of an earlier version do not say that they can."""
+
+        async def scenario() -> None:
+            with fake_peers(3, secret=SECRET) as others:
+                others.leader = "2"
+                if answer is not None:
+                    others["2"].script[CAPABILITIES] = lambda _: [answer]
+                async with clients.ZmqRaftClient(others["1"].url, secret=SECRET, deadline_s=LONG_S) as client:
+                    with pytest.raises(NotSupportedError):
+                        await client.read_index()
+                    with pytest.raises(NotSupportedError):
+                        await drain(client.request_entries(linearizable=True), [])
+                    assert others["2"].count(READ_INDEX) == 0
+                    assert await client.request_update(None, b"data") == 1
+
+        clients.run(scenario())
+
+    def test_a_peer_that_has_applied_less_is_asked_again(self, clients: Clients) -> None:
+        async def scenario() -> None:
+            with fake_peers(1, secret=SECRET) as others:
+                others["1"].script[CAPABILITIES] = lambda _: [Protocols.CAPABILITIES.encode_response(65536, True)]
+                others["1"].script[READ_INDEX] = lambda _: [Protocols.READ_INDEX.encode_response(30)]
+                others.fill(10)
+                async with clients.ZmqRaftClient(
+                    others.urls, secret=SECRET, deadline_s=LONG_S, timeout_ms=50
+                ) as client:
+                    read: list[Any] = []
+                    reading = asyncio.ensure_future(drain(client.request_entries(linearizable=True), read))
+                    while others["1"].count(b"<") < 3:
+                        await asyncio.sleep(0.002)
+                    assert not reading.done()
+                    others.fill(25)
+                    await reading
+                    assert read == others.log
 
         clients.run(scenario())
 

@@ -15,6 +15,7 @@ SANS_IO = [
     "entry_cursor",
     "leader_search",
     "peer_broadcast",
+    "read_request",
     "requests",
     "results",
     "session",

@@ -29,6 +29,7 @@ from zmqraft.client.arguments import (
     peer_session,
     split_update,
 )
+from zmqraft.client.read_request import ReadIndexRequest
 from zmqraft.client.requests import BroadcastUrlRequest, ClusterInfoRequest, LogInfoRequest, Request, ResultSink
 from zmqraft.client.results import ClusterInfo, LogInfo
 from zmqraft.client.session import ClientSession
@@ -119,6 +120,7 @@ class RaftRequests(ClientBase):
         *,
         count: int | None = None,
         snapshot_offset: int | None = None,
+        linearizable: bool = False,
         deadline_s: float | None = None,
     ) -> EntriesStream:
         """Read the log: the entries after ``previous_index``, at most ``count``, up to the last one applied now.
@@ -126,7 +128,16 @@ class RaftRequests(ClientBase):
         As `zmqraft.ZmqRaftClient.request_entries`, with the same errors.
         """
         flow = make_entries_flow(previous_index, count, snapshot_offset)
-        return EntriesStream(self._open_driver, self._session, self._secret, flow, self._deadline(deadline_s))
+        deadline = self._deadline(deadline_s)
+        return EntriesStream(self._open_driver, self._session, self._secret, flow, deadline, linearizable=linearizable)
+
+    async def read_index(self, *, deadline_s: float | None = None) -> int:
+        """An index for a linearizable read: who has applied the entries up to there sees all that was committed before
+        this call.
+
+        As `zmqraft.ZmqRaftClient.read_index`, with the same errors.
+        """
+        return cast(int, await self._ask(partial(ReadIndexRequest, self._secret), deadline_s))
 
     async def request_config(self, *, deadline_s: float | None = None) -> ClusterInfo:
         """Who leads, and which peers there are. Raises RequestTimeoutError and ClosedError."""

@@ -16,6 +16,7 @@ from zmqraft.asyncio.item_queue import ItemQueue
 from zmqraft.asyncio.loop_driver import LoopDriver
 from zmqraft.client.entries_request import EntriesRequest
 from zmqraft.client.entry_cursor import EntryCursor
+from zmqraft.client.read_request import LinearizableEntriesRequest
 from zmqraft.client.requests import Request, ResultSink
 from zmqraft.client.results import SnapshotChunk
 from zmqraft.client.session import ClientSession
@@ -35,12 +36,20 @@ class EntriesStream:
     """
 
     def __init__(
-        self, driver: LoopDriver, session: ClientSession, secret: bytes, flow: EntriesFlow, deadline: float
+        self,
+        driver: LoopDriver,
+        session: ClientSession,
+        secret: bytes,
+        flow: EntriesFlow,
+        deadline: float,
+        *,
+        linearizable: bool = False,
     ) -> None:
         self._driver = driver
         self._session = session
         self._queue: ItemQueue[EntriesItem] = ItemQueue()
-        self._request = EntriesRequest(secret, flow, self._queue, deadline)
+        kind = LinearizableEntriesRequest if linearizable else EntriesRequest
+        self._request = kind(secret, flow, self._queue, deadline)
         self._cursor = EntryCursor(flow.previous_index)
         self._closed = False
         driver.start(self._request)

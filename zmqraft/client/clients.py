@@ -27,6 +27,7 @@ from zmqraft.client.arguments import (
     split_update,
 )
 from zmqraft.client.base import ClientBase
+from zmqraft.client.read_request import ReadIndexRequest
 from zmqraft.client.requests import (
     BroadcastUrlRequest,
     ClusterInfoRequest,
@@ -144,16 +145,30 @@ class RaftRequests(ClientBase):
         *,
         count: int | None = None,
         snapshot_offset: int | None = None,
+        linearizable: bool = False,
         deadline_s: float | None = None,
     ) -> EntriesStream:
         """Read the log: the entries after ``previous_index``, at most ``count``, up to the last one applied now.
 
         A snapshot comes first if the log does not reach that far back; from byte ``snapshot_offset`` on, for one who
-        has its beginning. ``deadline_s`` is for the whole stream. See `EntriesStream` for what reading it raises;
-        this call raises LocalProtocolError and ClosedError.
+        has its beginning. With ``linearizable`` all that was committed before this call is in it, also if the leader
+        has just been deposed, and reading it may raise NotSupportedError; see `read_index`. ``deadline_s`` is for the
+        whole stream. See `EntriesStream` for what reading it raises; this call raises LocalProtocolError and
+        ClosedError.
         """
         flow = make_entries_flow(previous_index, count, snapshot_offset)
-        return EntriesStream(self._io_thread, self._session, self._secret, flow, self._deadline(deadline_s))
+        deadline = self._deadline(deadline_s)
+        return EntriesStream(self._io_thread, self._session, self._secret, flow, deadline, linearizable=linearizable)
+
+    def read_index(self, *, deadline_s: float | None = None) -> int:
+        """An index for a linearizable read: who has applied the entries up to there sees all that was committed before
+        this call.
+
+        The leader makes sure that it still leads, with one round to a majority, which all reads that come meanwhile
+        share. Raises NotSupportedError when the leader is a peer of zmq-raft, RequestTimeoutError and ClosedError; and
+        NotLeaderError when this client talks to one peer and that does not lead.
+        """
+        return cast(int, self._ask(partial(ReadIndexRequest, self._secret), deadline_s))
 
     def request_config(self, *, deadline_s: float | None = None) -> ClusterInfo:
         """Who leads, and which peers there are. Raises RequestTimeoutError and ClosedError."""

@@ -16,6 +16,7 @@ from types import TracebackType
 from zmqraft.client.entries_request import EntriesRequest
 from zmqraft.client.entry_cursor import EntryCursor
 from zmqraft.client.io_thread import Command, IoThread
+from zmqraft.client.read_request import LinearizableEntriesRequest
 from zmqraft.client.session import ClientSession
 from zmqraft.errors import ClosedError
 from zmqraft.protocol.entries_flow import EntriesFlow, EntriesItem, SnapshotChunk
@@ -54,12 +55,20 @@ class EntriesStream:
     """
 
     def __init__(
-        self, thread: IoThread, session: ClientSession, secret: bytes, flow: EntriesFlow, deadline: float = math.inf
+        self,
+        thread: IoThread,
+        session: ClientSession,
+        secret: bytes,
+        flow: EntriesFlow,
+        deadline: float = math.inf,
+        *,
+        linearizable: bool = False,
     ) -> None:
         self._thread = thread
         self._session = session
         self._queue = _Queue()
-        self._request = EntriesRequest(secret, flow, self._queue, deadline)
+        kind = LinearizableEntriesRequest if linearizable else EntriesRequest
+        self._request = kind(secret, flow, self._queue, deadline)
         self._cursor = EntryCursor(flow.previous_index)
         self._closed = False
         self._ended = False
