@@ -495,6 +495,14 @@ class TestFollower:
         assert follower.commit_index == 0
 
 
+def test_a_stored_reply_belongs_to_a_term() -> None:
+    """Else a later request under the same identity and message id would get it."""
+    follower = Follower(1)
+    assert follower.send(append(1, 1, 1, 0, entry(2, 1)), 7) == (1, True, None, None)
+    assert follower.send(append(3, 2, 1, 0, entry(3, 3)), 7) == (3, True, None, None)
+    assert follower.peer.terms() == [1, 1, 3]
+
+
 class TestLeader:
     """Figure 2, rules for leaders, towards replies that are late, repeated, or out of order."""
 
@@ -528,6 +536,34 @@ class TestLeader:
         assert leader.running.dropped["late reply"] == dropped + 2 * len(again)
         cluster.run(0.5)
         assert (cluster.leader(), leader.term) == (leader, term)
+
+    def test_a_success_of_an_older_term_is_the_answer_to_something_else(self) -> None:
+        """Whoever got the append is in its term, so this is no acknowledgement of it (found by random changes of the
+        configuration: a link that was made anew under the same identity and message id)."""
+        cluster = VirtualCluster(3)
+        cluster.start()
+        leader = cluster.leader()
+        other = next(peer_id for peer_id in cluster.ids if peer_id != leader.id)
+        cluster.crash(leader.id)
+        cluster.start(leader.id)
+        cluster.run_until(lambda: leader.term > 1)
+        leader = cluster.leader()
+        other = next(peer_id for peer_id in cluster.ids if peer_id != leader.id)
+        cluster.commit(b"x")
+        cluster.run(0.5)
+
+        def stale(source: str, frames: list[bytes]) -> list[bytes]:
+            if source == other and len(frames[0]) <= 3:
+                return [frames[0], b"\1", b"\1"]
+            return frames
+
+        cluster.change_reply = stale
+        match = leader.running.raft.progress[other].match
+        index = cluster.commit(b"y")
+        cluster.run(0.2)
+        assert leader.running.raft.progress[other].match == match < index
+        cluster.change_reply = None
+        cluster.run_until(lambda: leader.running.raft.progress[other].match >= index)
 
     def test_nothing_is_known_of_followers_in_a_new_term(self) -> None:
         """Figure 2, "reinitialized after election"; FAULTS 12: a follower's log may have been cut in between."""

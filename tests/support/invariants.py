@@ -59,6 +59,6 @@ class Invariants:
         for peer in self._cluster.peers.values():
             indexes = [index for index in peer.log.config_indexes() if index >= peer.log.first_index]
             raft = peer.running.raft
-            if indexes:
+            if indexes and peer.log.last_index == raft.log.last_index:
                 ((_, configuration),) = configurations_of(peer.log.read(indexes[-1], indexes[-1], 0))
                 assert (raft.configuration, raft.configurations.current_index) == (configuration, indexes[-1])

@@ -80,6 +80,21 @@ class ProcessCluster:
             process = self._stack.enter_context(started_command("run", "-c", self.config, peer_id, prefix=prefix))
             self.running[peer_id] = PeerProcess(process)
 
+    def join(self, *ids: str) -> None:
+        """Start peers that no configuration file knows, on ports of their own, and wait until they are ready."""
+        for peer_id, port in zip(ids, free_ports(len(ids)), strict=True):
+            self.ids.append(peer_id)
+            self.ports[peer_id] = port
+            self.urls[peer_id] = f"tcp://127.0.0.1:{port}"
+            self.begin_joining(peer_id)
+        for peer_id in ids:
+            self.running[peer_id].wait_ready()
+
+    def begin_joining(self, peer_id: str) -> None:
+        """Start a peer that no configuration file knows."""
+        arguments = ("run", "-c", self.config, "-b", self.urls[peer_id], peer_id)
+        self.running[peer_id] = PeerProcess(self._stack.enter_context(started_command(*arguments)))
+
     def start(self, *ids: str, prefix: Sequence[str] = ()) -> None:
         """Start peers, and wait until they are ready."""
         self.begin(*ids, prefix=prefix)

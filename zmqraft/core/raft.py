@@ -349,10 +349,12 @@ class Raft:
         """A candidate asks for this peer's vote (figure 2, RequestVote). None: not a member, no reply."""
         if request.candidate_id == self.id or not self._may_vote_for(request, now):
             return None
-        if self.role is Role.CANDIDATE and request.candidate_id in self.configuration:
+        # Who knows another configuration need not wait for the majority of this one.
+        is_bound = self.role is Role.CANDIDATE and request.candidate_id in self.configuration
+        if is_bound:
             self._maybe_give_way(request.candidate_id, 0, now)
         if request.term > self.current_term:
-            if self._hears_leader(now) or (self.role is Role.CANDIDATE and not self._may_campaign_again()):
+            if self._hears_leader(now) or (is_bound and not self._may_campaign_again()):
                 return VoteReply(self.current_term, False)
             self.become_follower(request.term, None, now)
         up_to_date = (request.last_term, request.last_index) >= (self.log.last_term, self.log.last_index)
@@ -695,6 +697,10 @@ class Raft:
         progress = self.progress.get(peer_id)
         if not self.is_leader or progress is None or len(progress.pending) < count:
             return
+        if reply.term < self.current_term:
+            # Who got the request has been in its term since: this answers another one.
+            self.appends_lost(peer_id)
+            return
         progress.last_contact = now
         progress.heartbeat_at = self._next_heartbeat(now)
         self.reads.answered(peer_id, count, in_term=reply.term == self.current_term)
@@ -715,7 +721,7 @@ class Raft:
             self.become_follower(term, None, now)
             return
         progress = self.progress.get(peer_id)
-        if not self.is_leader or progress is None:
+        if not self.is_leader or progress is None or term < self.current_term:
             return
         progress.last_contact = now
         progress.heartbeat_at = self._next_heartbeat(now)

@@ -113,7 +113,8 @@ def _check_same_cluster(settings: Settings, state: PersistenceBase) -> None:
         return
     stored = ClusterConfiguration.from_value(state.peers).urls
     where = settings.data.raft_path
-    if not set(stored) & {peer.id for peer in settings.peers}:
+    # A member that has joined may be left alone with others that have.
+    if not set(stored) & {settings.id, *(peer.id for peer in settings.peers)}:
         raise ConfigurationError(
             f"{where} holds data of another cluster: its peers are {', '.join(sorted(stored))}, configured are "
             f"{', '.join(peer.id for peer in settings.peers)}"

@@ -178,7 +178,7 @@ class PeerCalls:
             self._raft.step_vote_reply(peer_id, reply, now)
             return
         self._raft.step_append_reply(peer_id, reply, now, count=count)
-        if not reply.success:
+        if not reply.success or reply.term < self._raft.current_term:
             link.give_up()
 
     def _decode_reply(self, frames: Sequence[bytes]) -> VoteReply | AppendReply:

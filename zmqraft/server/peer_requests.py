@@ -69,8 +69,8 @@ class PeerRequests:
         self._raft = raft
         self._snapshot = incoming
         self._install = install
-        # By peer: socket identity, message id and reply of the last request that changes the log.
-        self._last: dict[str, tuple[bytes, bytes, list[bytes]]] = {}
+        # By peer: the socket identity, message id and term of the last request that changes the log, and its reply.
+        self._last: dict[str, tuple[tuple[bytes, bytes, int], list[bytes]]] = {}
         # Those that are no members here, but say that they are by a later configuration.
         self._introduced: deque[str] = deque(maxlen=_INTRODUCED_MAX)
 
@@ -126,9 +126,10 @@ class PeerRequests:
         )
         self._check_sender(leader_id)
         self._check_term(term, now, leads=True)
+        key = (identity, message_id, term)
         last = self._last.get(leader_id)
-        if last is not None and last[:2] == (identity, message_id):
-            return last[2]
+        if last is not None and last[0] == key:
+            return last[1]
         if prev_index + (len(entry_frames) if entries is None else len(entries)) >= constants.INTEGER_MAX:
             raise RemoteProtocolError(f"entries from index {prev_index} on reach {constants.INTEGER_MAX}")
         if entries is None:
@@ -144,7 +145,7 @@ class PeerRequests:
             return None
         conflict = () if reply.conflict_index is None else (reply.conflict_index,)
         encoded = Protocols.APPEND_ENTRIES.encode_response(reply.term, reply.success, *conflict)
-        self._last[leader_id] = (identity, message_id, encoded)
+        self._last[leader_id] = (key, encoded)
         return encoded
 
     def _install_snapshot(
@@ -153,9 +154,10 @@ class PeerRequests:
         chunk = Chunk.decode(frames)
         self._check_sender(chunk.leader_id)
         self._check_term(chunk.term, now, leads=True)
+        key = (identity, message_id, chunk.term)
         last = self._last.get(chunk.leader_id)
-        if last is not None and last[:2] == (identity, message_id):
-            return last[2]
+        if last is not None and last[0] == key:
+            return last[1]
         verdict = self._raft.step_install_snapshot(chunk.leader_id, chunk.term, chunk.index, now)
         if verdict is None:
             return None
@@ -170,7 +172,7 @@ class PeerRequests:
             # What is missing is not wanted: as if all of it had come.
             offset = (chunk.size,)
         encoded = Protocols.INSTALL_SNAPSHOT.encode_response(self._raft.current_term, *offset)
-        self._last[chunk.leader_id] = (identity, message_id, encoded)
+        self._last[chunk.leader_id] = (key, encoded)
         return encoded
 
     def _transfer_notice(self, frames: Sequence[bytes], now: float) -> None:
