@@ -429,6 +429,25 @@ class TestJoining:
         cluster.commit(b"after")
         check_same(cluster, "1234")
 
+    def test_another_snapshot_begins_anew(self) -> None:
+        """While it was not reached, the one that it had half of has given way to a later one."""
+        cluster = VirtualCluster(1, peer_msg_data_size=64)
+        cluster.add("4", "1")
+        cluster.start("1")
+        one, four = cluster.peers["1"], cluster.peers["4"]
+        last = max(cluster.commit(b"update %d" % number) for number in range(50))
+        one.compact(last)
+        cluster.start("4")
+        cluster.run_until(lambda: four.running._catching_up._incoming.offset > 500)
+        cluster.cut = {("1", "4"), ("4", "1")}
+        cluster.run(0.1)
+        last = max(cluster.commit(b"more %d" % number) for number in range(50))
+        one.compact(last)
+        cluster.run(5.0)
+        cluster.heal()
+        cluster.run_until(lambda: four.running.last_applied == last)
+        assert four.applied == one.applied
+
     def test_it_goes_on_where_it_was(self) -> None:
         """After the loss of the leader, of its connections, and of itself."""
         cluster = VirtualCluster(3, peer_msg_data_size=64)
