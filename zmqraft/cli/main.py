@@ -30,11 +30,13 @@ _COMMANDS = {
     "read": "zmqraft.cli.read",
     "subscribe": "zmqraft.cli.read",
     "info": "zmqraft.cli.info",
+    "config": "zmqraft.cli.config",
     "inspect": "zmqraft.cli.inspect",
     "list": "zmqraft.cli.list_files:list_files",
     "dump": "zmqraft.cli.dump",
     "verify": "zmqraft.cli.verify",
     "compact": "zmqraft.cli.compact",
+    "recover": "zmqraft.cli.recover",
     "demo": "zmqraft.cli.demo",
 }
 
