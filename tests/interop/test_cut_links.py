@@ -1,12 +1,11 @@
 """A peer of zmq-raft never stops because of us: links between mixed peers are cut, held up and restored at random.
 
-`ZMQRAFT_INTEROP_CUTS=2000 pytest tests/interop/test_cut_links.py` does it for longer, `--seed` differently.
+`--seed` draws other cuts.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from pathlib import Path
 from random import Random
@@ -15,11 +14,12 @@ import pytest
 
 from support.command import free_ports
 from support.mixed_cluster import MixedCluster
+from support.node import LONG
 from support.tcp_proxy import Link, Links
 from support.writers import Writers, check_logs, wait_all
 
 #: So many changes of links in each cluster, with a pause of up to so many seconds between two.
-CUTS = int(os.environ.get("ZMQRAFT_INTEROP_CUTS", "50"))
+CUTS = 200 if LONG else 20
 PAUSE_S = 0.4
 
 

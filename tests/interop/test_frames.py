@@ -1,6 +1,6 @@
 """The same frames decoded by both sides: the same values, or refused by both; what differs is listed, with its reason.
 
-`ZMQRAFT_INTEROP_FRAMES=1000000 pytest tests/interop/test_frames.py` decodes more, `--seed` others.
+`--seed` draws other frames.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,12 +17,12 @@ from typing import Any
 
 import msgpack
 
-from support.node import NodeProgram
+from support.node import LONG, NodeProgram
 from zmqraft import ABSENT, FramesProtocol, Protocols
 from zmqraft.errors import RemoteProtocolError
 from zmqraft.testing.entries import random_entry
 
-COUNT = int(os.environ.get("ZMQRAFT_INTEROP_FRAMES", "20000"))
+COUNT = 300_000 if LONG else 20_000
 RECORDED = Path(__file__).parents[1] / "compat"
 PROTOCOLS: dict[str, FramesProtocol] = {
     protocol.name: protocol

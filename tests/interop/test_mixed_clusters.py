@@ -9,16 +9,19 @@ from pathlib import Path
 import pytest
 
 from support.mixed_cluster import NODE, PYTHON, MixedCluster
-from support.node import NodeProgram
+from support.node import LONG, NodeProgram
 from support.writers import Writers, check_logs, wait_all
 from zmqraft import EntryBatch, EntryType, FileLog, LogEntry, RaftPersistence, new_request_id
 
 UPDATES = 4000
 KILLS = 2
+#: The kinds of the peers, and of their leaders that are killed.
+COMBINATIONS = [("PPN", NODE), ("NNP", PYTHON), ("PPPPN", PYTHON), ("PPPNN", NODE)]
+if LONG:
+    COMBINATIONS += [("PPN", PYTHON), ("NNP", NODE), ("PPPPN", NODE), ("PPPNN", PYTHON)]
 
 
-@pytest.mark.parametrize("leading", [PYTHON, NODE])
-@pytest.mark.parametrize("kinds", ["PPN", "NNP", "PPPPN", "PPPNN"])
+@pytest.mark.parametrize(("kinds", "leading"), COMBINATIONS)
 def test_leaders_are_killed(modules: Path, tmp_path: Path, kinds: str, leading: str) -> None:
     """A leader of the kind is killed while updates are under way, twice; it comes back behind the others."""
     with contextlib.ExitStack() as stack:

@@ -12,6 +12,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -113,18 +114,18 @@ class MixedCluster:
         return self.directory / "data" / peer_id
 
     def start(self, *peer_ids: str) -> None:
-        """Start peers, in this order, and wait until each has its socket."""
-        for peer_id in peer_ids:
-            config = self._config(peer_id)
-            if self.places[peer_id].kind == PYTHON:
-                self._running[peer_id] = self._stack.enter_context(running_peer(config, peer_id, "--log-level=error"))
-            else:
-                program = self._stack.enter_context(NodeProgram(self._modules, "peer.js", config, peer_id))
-                self._running[peer_id] = program
-        for peer_id in peer_ids:
-            peer = self._running[peer_id]
-            if isinstance(peer, NodeProgram):
-                peer.wait_event("ready")
+        """Start peers, all at once, and wait until each has its socket."""
+        with ThreadPoolExecutor(len(peer_ids)) as pool:
+            for peer_id, started in [(peer_id, pool.submit(self._start_one, peer_id)) for peer_id in peer_ids]:
+                self._running[peer_id] = started.result()
+
+    def _start_one(self, peer_id: str) -> subprocess.Popen[bytes] | NodeProgram:
+        config = self._config(peer_id)
+        if self.places[peer_id].kind == PYTHON:
+            return self._stack.enter_context(running_peer(config, peer_id, "--log-level=error"))
+        program = self._stack.enter_context(NodeProgram(self._modules, "peer.js", config, peer_id))
+        program.wait_event("ready")
+        return program
 
     def kill(self, *peer_ids: str) -> None:
         """End peers by SIGKILL."""

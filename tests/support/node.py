@@ -23,8 +23,10 @@ from typing import Any
 
 from support.command import PATIENCE_S
 
-__all__ = ["SCRIPTS", "NodeCallError", "NodeProgram", "install_modules", "missing_for_node"]
+__all__ = ["LONG", "SCRIPTS", "NodeCallError", "NodeProgram", "install_modules", "missing_for_node"]
 
+#: `ZMQRAFT_INTEROP_LONG=1 pytest tests/interop` does more of everything that is drawn at random, and all combinations.
+LONG = os.environ.get("ZMQRAFT_INTEROP_LONG", "0") != "0"
 INTEROP = Path(__file__).resolve().parents[1] / "interop"
 SCRIPTS = INTEROP / "node"
 _INSTALL_TIMEOUT_S = 600.0
