@@ -14,7 +14,21 @@ from zmqraft.cli import main
 from zmqraft.cli.run import find_config_file
 from zmqraft.errors import ConfigurationError
 
-COMMANDS = ("run", "update", "read", "subscribe", "info", "inspect", "list", "dump", "verify", "compact", "demo")
+COMMANDS = (
+    "run",
+    "update",
+    "read",
+    "subscribe",
+    "info",
+    "inspect",
+    "list",
+    "dump",
+    "verify",
+    "compact",
+    "demo",
+    "kv",
+    "console",
+)
 
 
 def test_the_version_says_which_build_it_is() -> None:

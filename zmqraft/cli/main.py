@@ -36,6 +36,8 @@ _COMMANDS = {
     "verify": "zmqraft.cli.verify",
     "compact": "zmqraft.cli.compact",
     "demo": "zmqraft.cli.demo",
+    "kv": "zmqraft.cli.kv",
+    "console": "zmqraft.cli.console",
 }
 
 
