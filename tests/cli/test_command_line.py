@@ -20,6 +20,7 @@ COMMANDS = (
     "read",
     "subscribe",
     "info",
+    "config",
     "inspect",
     "list",
     "dump",

@@ -56,7 +56,9 @@ class ProbeFileSystem(FileSystem):
     def _change(self, call: str, path: str, *details: Any) -> None:
         number = len(self.events)
         self.events.append((call, path, *details))
-        if number == self.fail_at or call == self.fail_call:
+        # A machine that has stopped does nothing more, whatever is cleaned up behind the exception.
+        has_stopped = self.failed and self.error is Crash
+        if number == self.fail_at or call == self.fail_call or has_stopped:
             self.failed += 1
             raise self.error()
 

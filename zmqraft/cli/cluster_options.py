@@ -1,4 +1,4 @@
-"""The options by which ``update``, ``read``, ``subscribe`` and ``info`` find a cluster.
+"""The options by which ``update``, ``read``, ``subscribe``, ``info`` and ``config`` find a cluster.
 
 Knows nothing of sockets. The rule: urls and secret come from the command line, the environment or a configuration
 file, in this order; the rest of the file is for its peers.
@@ -36,10 +36,13 @@ class ClusterAddress:
 
 
 def cluster_options(command: _Function) -> Callable[..., Any]:
-    """Give a command the options to find a cluster; it gets a `ClusterAddress` as its first argument."""
+    """Give a command the options to find a cluster; it gets a `ClusterAddress` as its first argument.
+
+    What the command takes as an argument ``hosts`` counts as --url does.
+    """
 
     @click.option("-u", "--url", "urls", multiple=True, metavar="URL", envvar="ZMQRAFT_URL", help=_URL_HELP)
-    @click.option("--secret", metavar="TEXT", envvar="ZMQRAFT_SECRET", help="The secret of the cluster.")
+    @click.option("-k", "--secret", metavar="TEXT", envvar="ZMQRAFT_SECRET", help="The secret of the cluster.")
     @click.option("-c", "--config", metavar="FILE", help="Take urls and secret from a configuration file.")
     @click.option("--ns", "namespace", default=NAMESPACE_DEFAULT, show_default=True, help="The root key in that file.")
     @click.option(
@@ -51,6 +54,7 @@ def cluster_options(command: _Function) -> Callable[..., Any]:
         metavar="SECONDS",
         help="How long to wait for the cluster before giving up.",
     )
+    @click.option("-t", "timeout_ms", type=click.FloatRange(min=1), metavar="MS", help="The same, in milliseconds.")
     @functools.wraps(command)
     def with_cluster(
         urls: tuple[str, ...],
@@ -58,9 +62,13 @@ def cluster_options(command: _Function) -> Callable[..., Any]:
         config: str | None,
         namespace: str,
         timeout_s: float,
+        timeout_ms: float | None,
+        hosts: tuple[str, ...] = (),
         **arguments: Any,
     ) -> Any:
-        cluster = _address(urls, secret, config, namespace, timeout_s)
+        if timeout_ms is not None:
+            timeout_s = timeout_ms / 1000
+        cluster = _address((*urls, *hosts), secret, config, namespace, timeout_s)
         try:
             return command(cluster, **arguments)
         except RequestTimeoutError as error:

@@ -17,7 +17,7 @@ from zmqraft.constants import ROTATED_FILES_MAX
 from zmqraft.storage.failure import describe
 from zmqraft.storage.fs import FileSystem
 
-__all__ = ["TEMPORARY_SUFFIX", "replace_file", "rotate_directory", "rotated_names"]
+__all__ = ["TEMPORARY_SUFFIX", "keep_copy", "replace_file", "rotate_directory", "rotated_names"]
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +26,8 @@ TEMPORARY_SUFFIX: Final = ".tmp"
 
 #: What `link` fails with where a file cannot have two names.
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+
+_COPY_SIZE: Final = 1 << 20
 
 _STAMP: Final = r"-\d{4}-\d{2}-\d{2}-\d{6}-\d{4}"
 
@@ -84,4 +86,26 @@ def rotate_directory(fs: FileSystem, path: str) -> str:
     name = _free_name(fs, path)
     fs.rename(path, name)
     fs.sync_directory(str(PurePath(path).parent))
+    return name
+
+
+def keep_copy(fs: FileSystem, path: str, folder: str) -> str:
+    """Copy a file into ``folder`` under a rotated name, durably, and return that. Raises OSError."""
+    name = _free_name(fs, str(PurePath(folder) / PurePath(path).name))
+    temporary = name + TEMPORARY_SUFFIX
+    source = fs.open(path)
+    try:
+        target = fs.open(temporary, write=True, truncate=True)
+        try:
+            offset = 0
+            while piece := fs.pread(source, _COPY_SIZE, offset):
+                fs.pwrite(target, piece, offset)
+                offset += len(piece)
+            fs.fdatasync(target)
+        finally:
+            fs.close(target)
+    finally:
+        fs.close(source)
+    fs.rename(temporary, name)
+    fs.sync_directory(folder)
     return name

@@ -37,6 +37,11 @@ class ShadowFileSystem(FileSystem):
         self._shadows: dict[str, _Shadow] = {}
         self._gone: set[str] = set()
 
+    @property
+    def changed(self) -> list[str]:
+        """The paths of what would have been written to, renamed or removed."""
+        return sorted({*self._shadows, *self._gone})
+
     def open(self, path: str, *, write: bool = False, create: bool = False, truncate: bool = False) -> int:
         if create or truncate:
             raise OSError(errno.EROFS, "nothing is made here", path)
