@@ -1,4 +1,4 @@
-"""Concurrent updates through the asyncio client, beside the blocking one, in the same run.
+"""Concurrent updates, and linearizable reads, through the asyncio client, beside the blocking one, in the same run.
 
     python bench/async_client.py --concurrent 1000 --seconds 2 --rounds 3
 
@@ -33,20 +33,20 @@ DATA = bytes(128)
 SNDHWM = 1000
 
 
-async def asyncio_updates(urls: list[str], concurrent: int, seconds: float) -> float:
-    """Updates/s of so many coroutines."""
+async def asyncio_requests(urls: list[str], concurrent: int, seconds: float, *, reads: bool = False) -> float:
+    """Updates/s, or ``read_index``/s, of so many coroutines."""
     async with zmqraft.asyncio.ZmqRaftClient(urls, secret=SECRET, sndhwm=SNDHWM, deadline_s=60) as client:
         await client.request_update(None, DATA)
         began = time.perf_counter()
 
-        async def update() -> int:
+        async def ask() -> int:
             count = 0
             while time.perf_counter() - began < seconds:
-                await client.request_update(None, DATA)
+                await (client.read_index() if reads else client.request_update(None, DATA))
                 count += 1
             return count
 
-        total = sum(await asyncio.gather(*(update() for _ in range(concurrent))))
+        total = sum(await asyncio.gather(*(ask() for _ in range(concurrent))))
         return total / (time.perf_counter() - began)
 
 
@@ -74,7 +74,8 @@ def main() -> None:
     arguments = parser.parse_args()
     concurrent, seconds = arguments.concurrent, arguments.seconds
     measure: dict[str, Callable[[list[str]], float]] = {
-        "asyncio": lambda urls: asyncio.run(asyncio_updates(urls, concurrent, seconds)),
+        "asyncio": lambda urls: asyncio.run(asyncio_requests(urls, concurrent, seconds)),
+        "asyncio, reads": lambda urls: asyncio.run(asyncio_requests(urls, concurrent, seconds, reads=True)),
         "blocking": lambda urls: blocking_updates(urls, concurrent, seconds),
     }
     rates: dict[str, list[float]] = {name: [] for name in measure}
@@ -86,9 +87,9 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for name, run in measure.items():
                 rates[name].append(run([url for _, url in peers]))
-    print(f"{concurrent} concurrent updates of {len(DATA)} bytes, median of {arguments.rounds} rounds:")
+    print(f"{concurrent} concurrent updates of {len(DATA)} bytes, or reads, median of {arguments.rounds} rounds:")
     for name, found in rates.items():
-        print(f"  {name:8} {statistics.median(found):10,.0f} updates/s ({min(found):,.0f} to {max(found):,.0f})")
+        print(f"  {name:14} {statistics.median(found):10,.0f}/s ({min(found):,.0f} to {max(found):,.0f})")
     ratios = [one / other for one, other in zip(rates["asyncio"], rates["blocking"], strict=True)]
     print(f"  asyncio / blocking: {statistics.median(ratios):.2f}")
 
