@@ -7,6 +7,8 @@ import pytest
 from support.virtual_cluster import SECRET, Peer, VirtualCluster, url_of
 from zmqraft import constants
 from zmqraft.protocol import EntryBatch, EntryType, LogEntry, Protocols, encode_json, new_request_id
+from zmqraft.server.snapshot_transfer import OutgoingSnapshot
+from zmqraft.storage import MemorySnapshot
 
 
 def peers_of(cluster: VirtualCluster) -> tuple[Peer, Peer, Peer]:
@@ -152,13 +154,19 @@ def test_an_older_snapshot_is_not_taken() -> None:
     leader, one, _ = peers_of(cluster)
     cluster.run_until(lambda: one.running.last_applied >= 10)
     one.compact(8)
-    term = leader.log.term_at(5)
-    request = Protocols.INSTALL_SNAPSHOT.encode_request(
-        b"$", SECRET, leader.id, leader.term, 5, term, 0, 100, b"x" * 50
-    )
+    numbers = (leader.term, 5, leader.log.term_at(5), 0, 100)
+    request = Protocols.INSTALL_SNAPSHOT.encode_request(b"$", SECRET, leader.id, *numbers, b"x" * 50)
     cluster.request(one.id, b"\7", request)
     cluster.run(0.01)
     (reply,) = cluster.client_replies[b"\7"]
+    assert Protocols.INSTALL_SNAPSHOT.decode_response(reply) == (leader.term, None)
+    # A leader of ours is told that nothing more of it is wanted.
+    own = Protocols.OWN_INSTALL_SNAPSHOT.encode_request(
+        constants.OWN_INSTALL_SNAPSHOT, SECRET, leader.id, *numbers, b"x" * 50, 0
+    )
+    cluster.request(one.id, b"\10", own)
+    cluster.run(0.01)
+    (reply,) = cluster.client_replies[b"\10"]
     assert Protocols.INSTALL_SNAPSHOT.decode_response(reply) == (leader.term, 100)
     assert (one.log.first_index, one.log.snapshot.index) == (9, 8)
     advance(cluster, 3)
@@ -333,7 +341,7 @@ def test_a_chunk_of_something_else_is_asked_for_from_the_start() -> None:
         return Protocols.INSTALL_SNAPSHOT.decode_response(cluster.client_replies[message_id][-1])
 
     assert send(b"\1", 4, b"4567") == (1, 0)
-    assert send(b"\2", 0, b"0123") == (1, 4)
+    assert send(b"\2", 0, b"0123") == (1, None)
     assert send(b"\3", 8, b"89") == (1, 4)
     assert send(b"\4", 4, b"45", 11) == (1, 0)
     assert send(b"\5", 0, b"0123456789") == (1, None)
@@ -372,3 +380,34 @@ def test_a_snapshot_with_a_configuration_that_has_no_room_for_the_peer_makes_it_
     cluster.request("1", b"\10", [*append, *frames])
     cluster.run(0.01)
     assert one.running.last_applied == 10
+
+
+class TestOutgoing:
+    """The leader's side, with the replies that peers of zmq-raft were seen to give."""
+
+    def offsets(self, replies: list[int | None], *, is_own: bool = False) -> list[tuple[int, int, bytes]]:
+        """Offset, size and data of each chunk that is sent, until the peer has all of it or the replies have ended."""
+        outgoing = OutgoingSnapshot(MemorySnapshot(9, 1, b"0123456789"), 4, is_own=is_own)
+        protocol = Protocols.OWN_INSTALL_SNAPSHOT if is_own else Protocols.INSTALL_SNAPSHOT
+        sent = []
+        for reply in replies:
+            sent.append(protocol.decode_request(outgoing.next_chunk(SECRET, "2", 1))[6:9])
+            if outgoing.answered(reply):
+                assert reply is replies[-1]
+                break
+        return sent
+
+    def test_without_an_offset_it_goes_on(self) -> None:
+        assert self.offsets([None] * 3) == [(0, 10, b"0123"), (4, 10, b"4567"), (8, 10, b"89")]
+
+    def test_with_an_offset_it_goes_back(self) -> None:
+        assert [chunk[0] for chunk in self.offsets([None, 4, None, 4, None, None])] == [0, 4, 4, 8, 4, 8]
+
+    def test_the_end_may_be_said_by_an_offset(self) -> None:
+        assert [chunk[0] for chunk in self.offsets([None, None, 10])] == [0, 4, 8]
+        assert [chunk[0] for chunk in self.offsets([10], is_own=True)] == [0]
+
+    def test_what_another_leader_has_sent_is_forgotten(self) -> None:
+        """FAULTS W5: a peer of zmq-raft that has 8 bytes of another leader's says so, however often it is told 0."""
+        sent = self.offsets([8, None, None, None, None])
+        assert sent == [(0, 10, b"0123"), (0, 11, b"0"), (0, 10, b"0123"), (4, 10, b"4567"), (8, 10, b"89")]

@@ -166,9 +166,9 @@ class PeerRequests:
             taken = self._snapshot.take(chunk, int(wall_seconds))
             if isinstance(taken, SnapshotBase):
                 self._install(taken)
-            else:
+            elif taken != chunk.offset + len(chunk.data):
                 offset = (taken,)
-        elif verdict is SnapshotReply.HAVE:
+        elif verdict is SnapshotReply.HAVE and chunk.context_size is not None:
             # What is missing is not wanted: as if all of it had come.
             offset = (chunk.size,)
         encoded = Protocols.INSTALL_SNAPSHOT.encode_response(self._raft.current_term, *offset)

@@ -28,7 +28,7 @@ _CONTEXT_SIZE_MAX = 1 << 30
 class OutgoingSnapshot:
     """One snapshot on its way to one peer. A chunk at a time is under way."""
 
-    __slots__ = ("_chunk_size", "_context", "_is_own", "_offset", "_sent", "_snapshot", "repeats")
+    __slots__ = ("_chunk_size", "_context", "_is_own", "_is_unknown", "_offset", "_sent", "_snapshot", "repeats")
 
     def __init__(self, snapshot: SnapshotBase, chunk_size: int, *, is_own: bool) -> None:
         """``is_own``: the peer is known to be ours. Raises StorageError when the context cannot be read."""
@@ -39,6 +39,8 @@ class OutgoingSnapshot:
         # Where the next chunk begins, and where the one that is under way ends.
         self._offset = 0
         self._sent = 0
+        # The peer has a part of it that did not come from here.
+        self._is_unknown = False
         #: How often the chunk that is under way was sent again.
         self.repeats = 0
 
@@ -53,7 +55,10 @@ class OutgoingSnapshot:
 
     def next_chunk(self, secret: bytes, leader_id: str, term: int) -> list[bytes]:
         """The frames of the next request, from the type on. Raises StorageError."""
-        chunk = self._read(self._offset)
+        size, chunk = self._size, self._read(self._offset)
+        if self._is_unknown:
+            # The beginning of something else, so that it forgets what it has.
+            size, chunk = size + 1, chunk[:1]
         self._sent = self._offset + len(chunk)
         protocol = Protocols.OWN_INSTALL_SNAPSHOT if self._is_own else Protocols.INSTALL_SNAPSHOT
         own = (len(self._context),) if self._is_own else ()
@@ -65,7 +70,7 @@ class OutgoingSnapshot:
             self._snapshot.index,
             self._snapshot.term,
             self._offset,
-            self._size,
+            size,
             chunk,
             *own,
         )
@@ -79,11 +84,24 @@ class OutgoingSnapshot:
 
     def answered(self, offset: int | None) -> bool:
         """The reply to the chunk under way; ``offset`` is where to go on, by default behind it. Returns whether the
-        peer has all of it."""
+        peer has all of it.
+
+        A peer of zmq-raft goes on with what another leader has sent it of a snapshot of the same index, term and size,
+        whose bytes need not be the same (FAULTS W5). It is made to forget that.
+        """
         self.repeats = 0
-        # Beyond what was sent there is nothing to have: whoever says so means another snapshot.
-        self._offset = self._sent if offset is None else offset if offset <= self._sent else 0
-        return self._offset >= self._size and self._sent >= self._size
+        sent, is_whole = self._sent, not self._is_unknown and self._sent >= self._size
+        was_unknown, self._is_unknown = self._is_unknown, False
+        if was_unknown:
+            self._offset = 0
+        elif offset is None or offset <= sent:
+            self._offset = sent if offset is None else offset
+        elif self._is_own and offset >= self._size:
+            return True
+        else:
+            self._offset = 0
+            self._is_unknown = not self._is_own
+        return is_whole and self._offset >= self._size
 
 
 @dataclass(frozen=True, slots=True)
