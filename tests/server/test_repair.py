@@ -169,17 +169,16 @@ def refuse(error: Exception) -> Callable[[Settings], LogBase]:
 DAMAGE = CorruptionError("damaged", path="/log/0.rlog", index=7)
 
 
-@pytest.mark.parametrize("ids", ["1", "123"])
-def test_damage_that_others_cannot_help_with_is_the_end(ids: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of an entry when there is no other peer, and of anything else."""
-    if ids == "1":
-        monkeypatch.setattr("zmqraft.server.repair.find_damage", lambda _: DamagedEntries("/log/0.rlog", 7, 8))
-    settings = settings_of("1", ids)
-    with pytest.raises(CorruptionError) as caught:
-        open_mended(settings, refuse(DAMAGE), MemoryPersistence(), lambda: False)
-    assert caught.value is DAMAGE
-    with pytest.raises(ConfigurationError, match="something else"):
-        open_mended(settings, refuse(ConfigurationError("something else")), MemoryPersistence(), lambda: False)
+def test_damage_that_others_cannot_help_with_is_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of anything else than entries; and of entries when there is no other peer."""
+    for error in (CorruptionError("damaged", path="/snap"), ConfigurationError("something else")):
+        with pytest.raises(type(error)) as caught:
+            open_mended(settings_of("1", "123"), refuse(error), MemoryPersistence(), lambda: False)
+        assert caught.value is error
+    monkeypatch.setattr("zmqraft.server.repair.find_damage", lambda _: DamagedEntries("/log/0.rlog", 7, 8))
+    with pytest.raises(CorruptionError) as alone:
+        open_mended(settings_of("1", "1"), refuse(DAMAGE), MemoryPersistence(), lambda: False)
+    assert alone.value is DAMAGE
 
 
 def test_the_members_are_those_of_the_state_file(monkeypatch: pytest.MonkeyPatch) -> None:
