@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Whole multipart messages in and out of a socket, without waiting. The compiled twin of server/_zmq_io.py.
+"""Whole multipart messages in and out of a socket, without waiting. The compiled twin of protocol/_zmq_io.py.
 
 Calls libzmq itself, the one that pyzmq has loaded: the wheel of pyzmq carries neither its header nor a library to link,
 so the functions are looked up at import in what pyzmq depends on. Never link a second libzmq: its sockets would not be

@@ -28,9 +28,10 @@ LAYERS: dict[str, set[str]] = {
     "core": BASE,
     "protocol": BASE | {"core", "_speedups"},
     "storage": PROTOCOL | {"_speedups"},
-    "server": PROTOCOL | {"storage", "_speedups"},
     "client": PROTOCOL,
-    "asyncio": PROTOCOL | {"client"},
+    # A peer is a client too: of the leader, for the updates that are made through it.
+    "server": PROTOCOL | {"storage", "client", "_speedups"},
+    "asyncio": PROTOCOL | {"client", "server"},
     "testing": PROTOCOL | {"storage", "server", "client"},
     "cli": PROTOCOL | {"storage", "server", "client", "asyncio", "testing", ""},
     "__main__": {"cli"},

@@ -56,6 +56,8 @@ REQUEST_WEB_MONITOR_URL: Final = b"W"
 CAPABILITIES: Final = b"zmqraft"
 #: An own message, to peers that have answered the one before: the commit index by itself, with no reply.
 COMMIT_NOTICE: Final = b"zmqraft.commit"
+#: An own message, of clients to peers that answer CAPABILITIES with it: an index for a linearizable read.
+READ_INDEX: Final = b"zmqraft.read"
 #: An own message, to such peers as well: InstallSnapshot with what a peer must know beside the state machine's data.
 OWN_INSTALL_SNAPSHOT: Final = b"zmqraft.snapshot"
 #: An own message, to peers that do not answer: the sender belongs to their cluster, by a configuration that they may

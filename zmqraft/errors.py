@@ -15,6 +15,7 @@ __all__ = [
     "InvariantError",
     "LocalProtocolError",
     "NotLeaderError",
+    "NotSupportedError",
     "OutOfOrderError",
     "PeerFailedError",
     "ProtocolError",
@@ -22,6 +23,7 @@ __all__ = [
     "RequestError",
     "RequestExpiredError",
     "RequestTimeoutError",
+    "ResultForgottenError",
     "StorageError",
     "StorageFailedError",
     "ZmqRaftError",
@@ -115,6 +117,10 @@ class NotLeaderError(RequestError):
         self.leader_id = leader_id
 
 
+class NotSupportedError(RequestError):
+    """The peer cannot do this: it is one of zmq-raft, or of an earlier version."""
+
+
 class RequestExpiredError(RequestError):
     """The request id is too old, or too far in the future, to be taken. Final: the same id never succeeds."""
 
@@ -138,6 +144,18 @@ class ConfigUpdateInProgressError(RequestError):
 class RequestTimeoutError(RequestError, TimeoutError):
     """The deadline of a request has passed. An update may or may not be committed; repeating it with the same
     request id is safe."""
+
+
+class ResultForgottenError(RequestError):
+    """An update is applied, but what the state machine returned for it is no longer known.
+
+    It was applied before it was asked for again with the same request id, or came with a snapshot. ``index`` is that of
+    its entry.
+    """
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"the entry at index {index} is applied; what the state machine returned for it is forgotten")
+        self.index = index
 
 
 class OutOfOrderError(RequestError):

@@ -6,6 +6,7 @@ import json
 import resource
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from support.command import (
     stop,
     write_config,
 )
+from zmqraft.cli.run import run_peer
 from zmqraft.client import ZmqRaftClient
+from zmqraft.errors import CorruptionError
+from zmqraft.server.settings import DataSettings, PeerAddress, Settings
 from zmqraft.storage import FileLog
 
 
@@ -160,3 +164,39 @@ def test_damaged_data_is_one_line(tmp_path: Path) -> None:
     directory.mkdir(parents=True)
     (directory / "snap").write_bytes(b"not a snapshot, but long enough to be one" * 10)
     assert_fails_in_one_line(run_command("run", "-c", config, "a"), str(directory / "snap"))
+
+
+class FailingPeer:
+    """A peer that fails as soon as it has started."""
+
+    url = "tcp://127.0.0.1:8047"
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def on(self, event: str, listener: Callable[[], None]) -> None:
+        listener()
+
+    def __enter__(self) -> FailingPeer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def wait_closed(self, timeout_s: float) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("indexes", "starts"), [([5, 5], 2), ([5, 7, 5], 3), ([None], 1)], ids=["again", "another, then again", "no entry"]
+)
+def test_a_peer_whose_log_is_damaged_starts_anew_but_once_for_each_entry(
+    indexes: list[int | None], starts: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    peers = [FailingPeer(CorruptionError("damaged", path="a file", index=index)) for index in indexes]
+    left = iter(peers)
+    monkeypatch.setattr("zmqraft.server.builder.build_peer", lambda *_, **__: next(left))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert run_peer(Settings(id="1", peers=(PeerAddress("1", FailingPeer.url),), data=DataSettings("unused"))) == 1
+    assert len(list(left)) == len(peers) - starts
+    assert capsys.readouterr().out == f"{FailingPeer.url}\n"

@@ -83,8 +83,9 @@ def send_queue_max(client: ZmqRaftClient) -> int:
     found: Future[int] = Future()
 
     def read(_now: float) -> None:
-        assert thread._dealer is not None
-        found.set_result(cast(int, thread._dealer.socket.getsockopt(zmq.SNDHWM)))
+        dealer = thread._sockets.dealer
+        assert dealer is not None
+        found.set_result(cast(int, dealer.socket.getsockopt(zmq.SNDHWM)))
 
     thread.call(read)
     return found.result(LONG_S)

@@ -9,15 +9,19 @@ from pathlib import Path
 import pytest
 
 SANS_IO = [
+    "arguments",
     "deadlines",
     "entries_request",
+    "entry_cursor",
     "leader_search",
     "peer_broadcast",
+    "read_request",
     "requests",
     "results",
     "session",
     "splicer",
     "subscription",
+    "update_pipeline",
 ]
 IO = {"zmq", "time", "datetime", "threading", "queue", "socket", "select", "asyncio", "concurrent", "random", "os"}
 

@@ -22,6 +22,8 @@ from support.process_cluster import ProcessCluster, Writer, check_entries
 
 #: Calls are counted in each thread by itself: the first ones fail while the peer starts.
 CALLS = range(1, 51) if os.environ.get("ZMQRAFT_FAULTS") == "all" else (1, 2, 4, 7, 12, 23, 50)
+#: A leader that has written so much syncs in a thread of its own.
+LARGE = 100_000
 
 _LINE = re.compile(r"\d+ +(?P<time>\d+\.\d+) (?P<what>.*)")
 
@@ -52,11 +54,11 @@ def test_a_failed_sync(tmp_path: Path) -> None:
     took: list[float] = []
     with contextlib.ExitStack() as stack:
         cluster = ProcessCluster(tmp_path, 1, stack, indexFileCapacity=64)
-        for call in CALLS:
-            output = tmp_path / f"strace-{call}"
+        for call, size in [*((call, 100) for call in CALLS), (4, LARGE), (12, LARGE)]:
+            output = tmp_path / f"strace-{call}-{size}"
             cluster.begin("1", prefix=strace(call, output))
             peer = cluster.running.pop("1")
-            writer = Writer(cluster.urls.values())
+            writer = Writer(list(cluster.urls.values()), size=size)
             writer.start()
             assert peer.end(None) == 1
             writer.stop()

@@ -31,6 +31,9 @@ REQUESTS = {
     "REQUEST_WEB_MONITOR_URL": (b"W", b"secret"),
     "CAPABILITIES": (b"zmqraft", b"secret"),
     "COMMIT_NOTICE": (b"zmqraft.commit", b"secret", "id", 7, 1234),
+    "OWN_INSTALL_SNAPSHOT": (b"zmqraft.snapshot", b"secret", "01", 5, 1000, 4, 0, 10, b"0123456789", 4),
+    "INTRODUCTION": (b"zmqraft.member", b"secret", "01"),
+    "TRANSFER_NOTICE": (b"zmqraft.transfer", b"secret", "01", 5, "02"),
     "STATE_BROADCAST": (b"secret", 5, 1235, [ENTRY]),
 }
 
@@ -103,8 +106,11 @@ def test_every_message_has_a_golden_case_or_stands_here() -> None:
     assert in_table - {protocol_name(case["rpc"]) for case in GOLDEN} == {
         "CAPABILITIES",
         "COMMIT_NOTICE",
+        "INTRODUCTION",
+        "OWN_INSTALL_SNAPSHOT",
         "REQUEST_BROADCAST_URL",
         "REQUEST_WEB_MONITOR_URL",
+        "TRANSFER_NOTICE",
     }
     assert in_table == REQUESTS.keys()
 

@@ -37,7 +37,7 @@ def loop(build: str) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def zmq_io(build: str) -> ModuleType:
-    """A twin of `zmqraft.server.zmq_io`."""
+    """A twin of `zmqraft.protocol.zmq_io`."""
     return twin("zmq_io", build)
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import pytest
 
 from support.logs import read_all
-from support.virtual_cluster import SECRET, Peer, VirtualCluster
+from support.virtual_cluster import SECRET, Peer, VirtualCluster, settings_of
 from zmqraft import constants
 from zmqraft.api import SnapshotContext
 from zmqraft.errors import InvariantError
 from zmqraft.protocol import EntryBatch, LogEntry, Protocols, new_request_id
+from zmqraft.server.applier import ViewHandler
+from zmqraft.server.compaction import Compactor
 from zmqraft.storage import MemorySnapshot
 
 
@@ -135,3 +140,50 @@ def test_a_snapshot_above_what_is_applied_is_refused() -> None:
     with pytest.raises(InvariantError, match="a snapshot of index 3, but 2 is the last applied"):
         peer.running.compact(MemorySnapshot(3, peer.term))
     assert (peer.log.first_index, peer.running.raft.log.first_index) == (1, 1)
+
+
+class Later:
+    """A host whose background work is done when the test says so."""
+
+    def __init__(self) -> None:
+        self.jobs: deque[tuple[Callable[[], Any], Callable[[Any], None]]] = deque()
+        self.index = 0
+
+    def take_view(self, on_view: ViewHandler) -> None:
+        on_view(self.index, b"state at %d" % self.index)
+
+    def in_background(
+        self, work: Callable[[], Any], on_done: Callable[[Any], None], on_error: Callable[[BaseException], None]
+    ) -> None:
+        self.jobs.append((work, on_done))
+
+    def compacted(self, index: int) -> None:
+        raise AssertionError(f"compacted at {index}")
+
+
+def test_a_leaders_snapshot_overtakes_a_compaction() -> None:
+    """Installed while the other one was taking its place in the background: that one is not used any more."""
+    cluster = VirtualCluster(1)
+    cluster.start()
+    for number in range(10):
+        cluster.commit(b"%d" % number)
+    peer = cluster.peers["1"]
+    log, host = peer.log, Later()
+    compactor = Compactor(settings_of("1", ["1"]), peer.running, log)
+    compactor.attach(host)
+    host.index = 5
+    future = compactor.request(force=True, install=False)
+    compactor.tick(0.0)
+    # Looking for one that waits, then writing one.
+    for _ in range(2):
+        work, done = host.jobs.popleft()
+        done(work())
+        compactor.tick(10.0)
+    place, placed = host.jobs.popleft()
+    result = place()
+    receiver = log.begin_receive(9, log.term_at(9) or 0, 3, SnapshotContext())
+    receiver.write(b"new")
+    log.install(receiver.finish())
+    placed(result)
+    assert future.result(0) == 9
+    assert (log.snapshot.index, log.snapshot.read(0, 9), log.crash().snapshot.index) == (9, b"new", 9)

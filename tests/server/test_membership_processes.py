@@ -172,3 +172,27 @@ def test_a_peer_that_joins_is_killed_again_and_again(tmp_path: Path) -> None:
         change(cluster, client, "1234")
         cluster.stop()
         assert cluster.entries("4")[: indexes[-1]] == cluster.entries("1")[: indexes[-1]]
+
+
+def test_a_peer_that_was_replaced_with_all_others_starts_again(tmp_path: Path) -> None:
+    """And says who the cluster is now, to clients that have the old configuration file."""
+    with contextlib.ExitStack() as stack:
+        cluster = ProcessCluster(tmp_path, 3, stack)
+        cluster.start()
+        client = cluster.client()
+        cluster.join("4", "5", "6")
+        change(cluster, client, "456")
+
+        def knows() -> bool:
+            with cluster.peer_client("1") as peer:
+                return {peer_id for peer_id, _ in peer.request_config(deadline_s=PATIENCE_S).peers} == set("456")
+
+        wait_for(knows, "1 to know")
+        cluster.stop("1")
+        cluster.start("1")
+        assert knows()
+        # A member starts again as well, with a file that does not have it.
+        cluster.stop("4")
+        cluster.begin_joining("4")
+        cluster.running["4"].wait_ready()
+        client.request_update(None, b"goes on")

@@ -10,6 +10,7 @@ from pathlib import Path
 from support.command import PATIENCE_S, assert_fails_in_one_line, run_command
 from support.local_cluster import wait_for
 from support.process_cluster import ProcessCluster
+from zmqraft.api import SnapshotContext
 from zmqraft.storage import IndexFile
 
 
@@ -97,6 +98,30 @@ def test_alone_it_stops_and_says_where(tmp_path: Path) -> None:
         path = damage(cluster, "1", 70)
         result = run_command("run", "-c", cluster.config, "1")
         assert_fails_in_one_line(result, f"{path}: entry 70 at offset", "does not match its checksum", "backup")
+
+
+def test_a_snapshot_comes_where_the_others_have_no_entries(tmp_path: Path) -> None:
+    """It takes the place of what is damaged; what is above it stays, and so do the members of the cluster."""
+    with cluster_of(tmp_path, 3, 200) as cluster:
+        expected = cluster.entries("1")
+        for peer_id in ("2", "3"):
+            with contextlib.closing(cluster.log(peer_id)) as log:
+                snapshot = log.begin_snapshot(120, SnapshotContext())([b"state", b" at 120"])
+                log.begin_compaction(snapshot)()
+                log.compact(snapshot)
+        damage(cluster, "1", 5, 70, 71, 150)
+        cluster.start("2", "3", "1")
+        assert cluster.running["1"].has_said("receiving the leader's snapshot of index 120 instead")
+        cluster.wait_until_all_have(cluster.client().request_update(None, b"after that"))
+        cluster.stop()
+        with contextlib.closing(cluster.log("1")) as log:
+            assert (log.first_index, log.snapshot.read(0, 100)) == (121, b"state at 120")
+            assert log.snapshot.context.peers == list(cluster.urls.items())
+        assert cluster.entries("1")[: 200 - 120] == expected[120:200]
+        # What is damaged below the snapshot is passed over from now on.
+        cluster.start()
+        assert cluster.running["1"].has_said("it is below the snapshot, and passed over")
+        cluster.stop()
 
 
 def test_damage_while_it_runs(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from support.file_systems import MemoryDisk, ProbeFileSystem
 from support.logs import batch_of, make_entry, read_all, request_id_at
 from zmqraft.api import SnapshotBase, SnapshotContext
 from zmqraft.errors import RemoteProtocolError, StorageError, StorageFailedError
-from zmqraft.storage import FileLog, SnapshotFile
+from zmqraft.storage import FileLog, SnapshotFile, SnapshotWriter
 from zmqraft.storage.snapshot_context import encode_context, parse_context
 
 PEERS = [("1", "tcp://127.0.0.1:8047"), ("2", "tcp://127.0.0.1:8147")]
@@ -131,6 +131,8 @@ def test_what_is_left_of_a_received_one_goes_when_the_log_is_opened() -> None:
     fill(log, 20)
     receive(log, 30).close()
     log.begin_receive(31, 2, 9, CONTEXT).write(b"some")
+    SnapshotWriter("/data/snap", 40, 2, fs=disk).write(b"some of one that was to mend a damaged log")
+    disk.sync_directory("/data")
     disk = disk.crash()
     log = open_files(disk)
     assert (names(disk), log.snapshot.index, log.last_index) == (["log", "snap"], 0, 20)

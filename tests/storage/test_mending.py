@@ -9,10 +9,11 @@ import pytest
 
 from support.file_systems import Crash, MemoryDisk, ProbeFileSystem
 from support.logs import make_entry, random_entry, read_all
+from zmqraft.api import SnapshotContext
 from zmqraft.errors import CorruptionError
 from zmqraft.protocol.entry import EntryBatch, EntryType, LogEntry
 from zmqraft.storage import FileLog, IndexFile
-from zmqraft.storage.mending import find_damage, mend
+from zmqraft.storage.mending import find_damage, mend, term_on_disk
 
 FOLDER = "/data/log/00000/00/00"
 PATHS = [f"{FOLDER}/{first:014x}.rlog" for first in (1, 32)]
@@ -205,3 +206,51 @@ def test_a_log_without_checksums_is_left_alone() -> None:
     with pytest.raises(CorruptionError, match="entry 1 at offset") as caught:
         open_log(disk)
     assert find_damage(caught.value, fs=disk) is None
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_what_is_damaged_below_the_snapshot_is_passed_over(closed: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """It is there for its request ids only; those that are not known must not be taken for new ones."""
+    whole, entries = make_log(closed=closed)
+    log = open_log(whole)
+    snapshot = log.begin_snapshot(40, SnapshotContext())([b"state"])
+    log.begin_compaction(snapshot)()
+    log.compact(snapshot)
+    log.close()
+    for indexes in ((1,), (31,), (32,), (39,), (5, 6, 7, 20), range(1, 40)):
+        disk = whole.crash()
+        disk.now += 1000
+        for index in indexes:
+            path = PATHS[index >= 32]
+            file = IndexFile.open(path, fs=disk, writable=False)
+            change(disk, path, file.file_offset(index) + 14, b"\xff")
+        caplog.clear()
+        log = open_log(disk)
+        assert "below the snapshot, and passed over" in caplog.text
+        assert (log.first_index, read_all(log)) == (41, entries[40:])
+        assert log.term_at(40) == entries[39].term
+        assert log.requests_forgotten_until == int(disk.now)
+        good = [entry for entry in entries[:39] if entry.index not in indexes]
+        known = open_log(whole.crash())
+        for entry in good:
+            first = known.find_request(entry.request_id)
+            if first is None or first not in indexes:
+                assert log.find_request(entry.request_id) == first
+        log.close()
+        known.close()
+    for index in (40, 41, 50):
+        disk = whole.crash()
+        file = IndexFile.open(PATHS[1], fs=disk, writable=False)
+        change(disk, PATHS[1], file.file_offset(index) + 14, b"\xff")
+        with pytest.raises(CorruptionError, match=f"entry {index} at offset"):
+            open_log(disk)
+
+
+def test_the_term_of_an_entry_of_a_log_that_does_not_open() -> None:
+    disk, entries = make_log(closed=True)
+    file = IndexFile.open(PATHS[0], fs=disk, writable=False)
+    change(disk, PATHS[0], file.file_offset(9) + 14, b"\xff")
+    terms = {index: term_on_disk("/data/log", index, fs=disk) for index in range(52)}
+    assert terms == {0: None, **{entry.index: entry.term for entry in entries}, 9: None, 51: None}
+    change(disk, PATHS[1], 0, b"XXXX")
+    assert term_on_disk("/data/log", 40, fs=disk) is None

@@ -22,7 +22,7 @@ _TWINS: Final = {
         "zmqraft._speedups.request_index",
     ),
     "checksums": ("zmqraft.storage.checksums", "zmqraft.storage._checksums", "zmqraft._speedups.checksums"),
-    "zmq_io": ("zmqraft.server.zmq_io", "zmqraft.server._zmq_io", "zmqraft._speedups.zmq_io"),
+    "zmq_io": ("zmqraft.protocol.zmq_io", "zmqraft.protocol._zmq_io", "zmqraft._speedups.zmq_io"),
     "commit_loop": ("zmqraft.server.commit_loop", "zmqraft.server._commit_loop", "zmqraft._speedups.commit_loop"),
 }
 #: Every module that has twins.

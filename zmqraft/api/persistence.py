@@ -44,6 +44,11 @@ class PersistenceBase(ABC):
     def peers_index(self) -> int | None:
         """The index of that CONFIG entry."""
 
+    @property
+    def is_identified(self) -> bool:
+        """Whether the data says by itself that it is that of this peer, in a cluster with a secret of its own."""
+        return False
+
     @abstractmethod
     def update_vote(self, current_term: int, voted_for: str | None) -> None:
         """Store term and vote, in one record. Durable on return.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zmqraft.errors import ConfigurationError
 
@@ -63,10 +63,13 @@ class StateMachineBase(ABC):
         """The peer is about to run."""
 
     @abstractmethod
-    def apply_entries(self, entries: EntryBatch, term: int) -> None:
+    def apply_entries(self, entries: EntryBatch, term: int) -> Sequence[Any] | None:
         """Apply committed entries, ``entries.first_index`` to ``entries.last_index``, of all types.
 
         ``term`` is the peer's current term. An exception stops the peer: it could not go on with a hole in its state.
+
+        What it returns is for those who update through this peer (`ZmqRaft.update`): one result for each entry, in
+        their order. A machine without results returns None, and is declared so.
         """
 
     def snapshot(self) -> bytes | Iterable[bytes] | None:

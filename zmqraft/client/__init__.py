@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zmqraft.client.base import Limits
+from zmqraft.client.arguments import Limits
 from zmqraft.client.clients import ZmqProtocolSocket, ZmqRaftClient, ZmqRaftPeerClient
 from zmqraft.client.results import ClusterInfo, LogInfo, SessionCounters, SnapshotChunk
 from zmqraft.client.sockets import ZmqSocketBase

@@ -8,90 +8,30 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import time
 import warnings
-from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import zmq
 
+from zmqraft.client.arguments import Limits, MakeRequest, deadline_after
 from zmqraft.client.futures import RequestFuture
 from zmqraft.client.in_flight import InFlightLimit
-from zmqraft.client.io_thread import Feed, IoThread, SocketOptions
-from zmqraft.client.requests import MessageRequest, ProtocolRequest, Request, ResultSink
+from zmqraft.client.io_thread import IoThread
+from zmqraft.client.requests import MessageRequest, ProtocolRequest, Request
 from zmqraft.client.results import SessionCounters
 from zmqraft.client.session import ClientSession
-from zmqraft.errors import ClosedError, ConfigurationError
+from zmqraft.client.session_sockets import Feed, options_for
+from zmqraft.errors import ClosedError
 from zmqraft.protocol.schema import FramesProtocol
-from zmqraft.protocol.url import parse_url
 
-__all__ = ["Bytes", "ClientBase", "Limits", "Urls", "parse_urls", "to_bytes", "to_seconds"]
+__all__ = ["ClientBase"]
 
-#: One url, or several; with the ids of the peers or without. ``host``, ``host:port`` and ``tcp://host:port``.
-Urls: TypeAlias = "str | Iterable[str | tuple[str, str]]"
-Bytes: TypeAlias = "bytes | bytearray | memoryview"
 _Client = TypeVar("_Client", bound="ClientBase")
 _Result = TypeVar("_Result")
-
-#: Room in the receive queue for replies beside those to updates in flight, of which there may be two for each.
-_RECEIVE_QUEUE_MIN = 1000
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """What a client may take of this machine.
-
-    ``in_flight_max`` and ``in_flight_size_max`` (bytes): updates in flight; whoever submits more waits. Thousands
-    are needed to keep a leader busy; a few of the largest must fit. ``frame_size_max`` (bytes): a peer that sends a
-    larger frame is disconnected; several times what a log entry may have. ``data_size_max`` (bytes): the largest
-    update; peers ignore what is larger than their setting max_log_entry_data_size, of which this is the default.
-    ``buffer_size_max`` (bytes): what a subscriber keeps for a slow consumer, and once more beyond a gap.
-    """
-
-    in_flight_max: int = 8192
-    in_flight_size_max: int = 64 * 1024 * 1024
-    frame_size_max: int = 256 * 1024 * 1024
-    data_size_max: int = 10 * 1024 * 1024
-    buffer_size_max: int = 16 * 1024 * 1024
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigurationError(f"{field.name} is an integer from 1 on, not {value!r}")
-
-
-def parse_urls(urls: Urls) -> list[tuple[str | None, str]]:
-    """(id or None, canonical url) of each. Raises ConfigurationError when there is none, or one is wrong."""
-    items = [urls] if isinstance(urls, str) else list(urls)
-    peers: list[tuple[str | None, str]] = []
-    for item in items:
-        peer_id, url = (None, item) if isinstance(item, str) else item
-        peers.append((peer_id, parse_url(url)))
-    if not peers:
-        raise ConfigurationError("a client needs the url of a peer, at least")
-    return peers
-
-
-def to_bytes(value: Bytes | str, what: str) -> bytes:
-    """Bytes as they are, text as UTF-8. Raises ConfigurationError for anything else."""
-    if isinstance(value, str):
-        return value.encode()
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return bytes(value)
-    raise ConfigurationError(f"{what} is bytes or text, not {type(value).__name__}")
-
-
-def to_seconds(value_ms: float, what: str, *, zero: bool = False) -> float:
-    """Milliseconds as seconds. Raises ConfigurationError unless they are finite and above (``zero``: not below) 0."""
-    number: object = value_ms
-    if not isinstance(number, (int, float)) or not (0 < number < math.inf or (zero and number == 0)):
-        raise ConfigurationError(f"{what} is in milliseconds, {'from' if zero else 'above'} 0, not {value_ms!r}")
-    return value_ms / 1000
 
 
 class ClientBase:
@@ -111,18 +51,13 @@ class ClientBase:
         self._session = session
         self._secret = session.secret
         self._limits = limits or Limits()
-        self._deadline_s = math.inf if deadline_s is None else deadline_s
+        self._deadline_s = deadline_s
         self._limit = InFlightLimit(self._limits.in_flight_max, self._limits.in_flight_size_max)
         self._deadline(None)
-        options = SocketOptions(
-            send_queue_max=sndhwm,
-            receive_queue_max=_RECEIVE_QUEUE_MIN + 2 * self._limits.in_flight_max,
-            frame_size_max=self._limits.frame_size_max,
-        )
         self._thread = IoThread(
             session,
             context=context or zmq.Context.instance(),
-            options=options,
+            options=options_for(sndhwm, self._limits.in_flight_max, self._limits.frame_size_max),
             name=type(self).__name__,
             feed=feed,
         )
@@ -175,12 +110,10 @@ class ClientBase:
 
     # --- for the clients --------------------------------------------------------------------------------------------
 
-    def _ask(self, make: Callable[[ResultSink, float], Request], deadline_s: float | None) -> Any:
+    def _ask(self, make: MakeRequest, deadline_s: float | None) -> Any:
         return self._result(self._start(make, deadline_s))
 
-    def _start(
-        self, make: Callable[[ResultSink, float], Request], deadline_s: float | None, size: int = 0
-    ) -> RequestFuture:
+    def _start(self, make: MakeRequest, deadline_s: float | None, size: int = 0) -> RequestFuture:
         """Hand a request to the session; one with a ``size``, in bytes, counts as in flight until it has ended."""
         thread = self._io_thread
         future = RequestFuture(self, size)
@@ -227,11 +160,7 @@ class ClientBase:
             raise
 
     def _deadline(self, deadline_s: float | None) -> float:
-        seconds = self._deadline_s if deadline_s is None else deadline_s
-        number: object = seconds
-        if not isinstance(number, (int, float)) or not number > 0:
-            raise ConfigurationError(f"a deadline is in seconds, above 0, not {seconds!r}")
-        return time.monotonic() + seconds
+        return deadline_after(self._deadline_s if deadline_s is None else deadline_s, time.monotonic())
 
     @property
     def _io_thread(self) -> IoThread:

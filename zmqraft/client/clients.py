@@ -13,34 +13,40 @@ from typing import Any, cast
 
 import zmq
 
-from zmqraft.client.base import Bytes, ClientBase, Limits, Urls, parse_urls, to_bytes, to_seconds
-from zmqraft.client.io_thread import Feed
+from zmqraft.client.arguments import (
+    IN_FLIGHT,
+    Bytes,
+    Limits,
+    Urls,
+    check_in_flight,
+    cluster_session,
+    make_config_update,
+    make_entries_flow,
+    make_update,
+    peer_session,
+    split_update,
+)
+from zmqraft.client.base import ClientBase
+from zmqraft.client.read_request import ReadIndexRequest
 from zmqraft.client.requests import (
     BroadcastUrlRequest,
     ClusterInfoRequest,
-    ConfigUpdateRequest,
     LogInfoRequest,
     ResultSink,
     UpdateRequest,
 )
 from zmqraft.client.results import ClusterInfo, LogInfo
 from zmqraft.client.session import ClientSession
+from zmqraft.client.session_sockets import Feed
 from zmqraft.client.stream import EntriesStream
 from zmqraft.client.updates_stream import UpdatesStream
 from zmqraft.constants import (
     CLIENT_SERVER_ELECTION_GRACE_DELAY_MS,
     CLIENT_SNDHWM,
     CLIENT_TIMEOUT_MS,
-    INTEGER_MAX,
 )
-from zmqraft.errors import ConfigurationError, LocalProtocolError
-from zmqraft.protocol.entries_flow import EntriesFlow
-from zmqraft.protocol.request_id import new_request_id
 
-__all__ = ["ZmqProtocolSocket", "ZmqRaftClient", "ZmqRaftPeerClient", "check_integer"]
-
-#: How many updates of `request_updates` are under way unless the caller says otherwise.
-IN_FLIGHT = 1024
+__all__ = ["ZmqProtocolSocket", "ZmqRaftClient", "ZmqRaftPeerClient"]
 
 
 class ZmqProtocolSocket(ClientBase):
@@ -64,13 +70,7 @@ class ZmqProtocolSocket(ClientBase):
         ``sndhwm`` is ZMQ_SNDHWM, in messages; a larger one makes many small updates faster. ``context`` is the
         process's own by default. Raises ConfigurationError.
         """
-        session = ClientSession(
-            parse_urls(url),
-            secret=to_bytes(secret, "the secret"),
-            timeout_s=to_seconds(timeout_ms, "timeout_ms"),
-            grace_delay_s=0.0,
-            follows_leader=False,
-        )
+        session = peer_session(url, secret, timeout_ms)
         feed = self._new_feed(session)
         super().__init__(session, deadline_s=deadline_s, sndhwm=sndhwm, limits=limits, context=context, feed=feed)
 
@@ -130,17 +130,12 @@ class RaftRequests(ClientBase):
 
         This call raises ConfigurationError when ``in_flight`` is below 1, or for a wrong deadline, and ClosedError.
         """
-        number: object = in_flight
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise ConfigurationError(f"in_flight is an integer from 1 on, not {in_flight!r}")
+        check_in_flight(in_flight)
         self._deadline(deadline_s)
 
         def make(item: object, sink: ResultSink) -> UpdateRequest:
-            request_id, data = item if isinstance(item, tuple) and len(item) == 2 else (None, item)
-            content = self._to_data(data)
-            return UpdateRequest(
-                self._secret, request_id or new_request_id(), content, sink, self._deadline(deadline_s)
-            )
+            make_request, _ = make_update(self._secret, *split_update(item), self._limits.data_size_max)
+            return cast(UpdateRequest, make_request(sink, self._deadline(deadline_s)))
 
         return UpdatesStream(self._io_thread, self._session, self._limit, iter(updates), make, in_flight)
 
@@ -150,21 +145,30 @@ class RaftRequests(ClientBase):
         *,
         count: int | None = None,
         snapshot_offset: int | None = None,
+        linearizable: bool = False,
         deadline_s: float | None = None,
     ) -> EntriesStream:
         """Read the log: the entries after ``previous_index``, at most ``count``, up to the last one applied now.
 
         A snapshot comes first if the log does not reach that far back; from byte ``snapshot_offset`` on, for one who
-        has its beginning. ``deadline_s`` is for the whole stream. See `EntriesStream` for what reading it raises;
-        this call raises LocalProtocolError and ClosedError.
+        has its beginning. With ``linearizable`` all that was committed before this call is in it, also if the leader
+        has just been deposed, and reading it may raise NotSupportedError; see `read_index`. ``deadline_s`` is for the
+        whole stream. See `EntriesStream` for what reading it raises; this call raises LocalProtocolError and
+        ClosedError.
         """
-        check_integer("previous_index", previous_index, 0)
-        if count is not None:
-            check_integer("count", count, 1)
-        if snapshot_offset is not None:
-            check_integer("snapshot_offset", snapshot_offset, 0)
-        flow = EntriesFlow(previous_index, count, snapshot_offset)
-        return EntriesStream(self._io_thread, self._session, self._secret, flow, self._deadline(deadline_s))
+        flow = make_entries_flow(previous_index, count, snapshot_offset)
+        deadline = self._deadline(deadline_s)
+        return EntriesStream(self._io_thread, self._session, self._secret, flow, deadline, linearizable=linearizable)
+
+    def read_index(self, *, deadline_s: float | None = None) -> int:
+        """An index for a linearizable read: who has applied the entries up to there sees all that was committed before
+        this call.
+
+        The leader makes sure that it still leads, with one round to a majority, which all reads that come meanwhile
+        share. Raises NotSupportedError when the leader is a peer of zmq-raft, RequestTimeoutError and ClosedError; and
+        NotLeaderError when this client talks to one peer and that does not lead.
+        """
+        return cast(int, self._ask(partial(ReadIndexRequest, self._secret), deadline_s))
 
     def request_config(self, *, deadline_s: float | None = None) -> ClusterInfo:
         """Who leads, and which peers there are. Raises RequestTimeoutError and ClosedError."""
@@ -190,21 +194,11 @@ class RaftRequests(ClientBase):
         ConfigUpdateRefusedError when the leader refuses the list and ConfigUpdateInProgressError while another change
         is under way.
         """
-        make = partial(ConfigUpdateRequest, self._secret, request_id or new_request_id(), list(peers))
-        return cast(int, self._ask(make, deadline_s))
+        return cast(int, self._ask(make_config_update(self._secret, request_id, peers), deadline_s))
 
     def _start_update(self, request_id: bytes | None, data: Bytes, deadline_s: float | None) -> Future[int]:
-        content = self._to_data(data)
-        make = partial(UpdateRequest, self._secret, request_id or new_request_id(), content)
-        return self._start(make, deadline_s, len(content))
-
-    def _to_data(self, data: object) -> bytes:
-        if not isinstance(data, (bytes, bytearray, memoryview)):
-            raise LocalProtocolError(f"the data of an update is bytes, not {type(data).__name__}")
-        content = bytes(data)
-        if len(content) > self._limits.data_size_max:
-            raise LocalProtocolError(f"an update has at most {self._limits.data_size_max} bytes, not {len(content)}")
-        return content
+        make, size = make_update(self._secret, request_id, data, self._limits.data_size_max)
+        return self._start(make, deadline_s, size)
 
 
 class ZmqRaftPeerClient(RaftRequests, ZmqProtocolSocket):
@@ -234,13 +228,7 @@ class ZmqRaftClient(RaftRequests):
         never) the leader is asked for the configuration, so that a client without requests notices a change. The
         rest is as for `ZmqProtocolSocket`. Raises ConfigurationError.
         """
-        session = ClientSession(
-            parse_urls(urls),
-            secret=to_bytes(secret, "the secret"),
-            timeout_s=to_seconds(timeout_ms, "timeout_ms"),
-            grace_delay_s=to_seconds(server_election_grace_delay_ms, "server_election_grace_delay_ms"),
-            heartbeat_s=to_seconds(heartbeat_ms, "heartbeat_ms", zero=True),
-        )
+        session = cluster_session(urls, secret, timeout_ms, server_election_grace_delay_ms, heartbeat_ms)
         feed = self._new_feed(session)
         super().__init__(session, deadline_s=deadline_s, sndhwm=sndhwm, limits=limits, context=context, feed=feed)
 
@@ -251,9 +239,3 @@ class ZmqRaftClient(RaftRequests):
 
     def _new_feed(self, session: ClientSession) -> Feed | None:
         return None
-
-
-def check_integer(name: str, value: object, lowest: int) -> None:
-    """Raise LocalProtocolError unless the value is an integer that may go on the wire, and not below ``lowest``."""
-    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= INTEGER_MAX:
-        raise LocalProtocolError(f"{name} is an integer from {lowest} to {INTEGER_MAX}, not {value!r}")

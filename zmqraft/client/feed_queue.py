@@ -13,7 +13,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
-from zmqraft.client.io_thread import Feed, IoThread
+from zmqraft.client.io_thread import IoThread
+from zmqraft.client.session_sockets import Feed
 from zmqraft.errors import ClosedError, RequestTimeoutError
 
 __all__ = ["FeedQueue", "PacedFeed"]

@@ -83,6 +83,8 @@ class ClientSession:
         self.url: str | None = None
         self.secret = secret
         self.follows_leader = follows_leader
+        #: The connection whose peer is known to answer READ_INDEX.
+        self.reads_link = 0
         self.counters = SessionCounters()
         self.closed = False
         self._timeout_s = timeout_s

@@ -12,6 +12,7 @@ from typing import Any
 import zmq
 
 from zmqraft.errors import ClosedError, LocalProtocolError
+from zmqraft.protocol.zmq_io import receive_messages, send_message
 
 __all__ = ["ZmqSocketBase"]
 
@@ -26,11 +27,6 @@ _RECONNECT_MAX_MS = 2000
 #: Not -1, which says "never" too, and not ZMQ_IMMEDIATE: with either libzmq 4.3.5 takes the queue of a connection that
 #: ends away from under its reader, and when that is within a message it aborts the process (fq.cpp, "!_more").
 _RECONNECT_NEVER_MS = 10**9
-
-
-# Plain integers, since the operators of pyzmq's enumerations cost as much as a send.
-_LAST = int(zmq.NOBLOCK)
-_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
 class ZmqSocketBase:
@@ -103,22 +99,22 @@ class ZmqSocketBase:
     def try_send(self, frames: Sequence[bytes]) -> bool:
         """Hand over a message. Returns False when the socket takes none now: poll for POLLOUT and try again."""
         self._check_open()
-        send = self._socket.send
-        try:
-            for frame in frames[:-1]:
-                send(frame, _MORE)
-            send(frames[-1], _LAST)
-        except zmq.Again:
-            return False  # by the first frame: a message that has begun is taken whole
-        return True
+        return send_message(self._socket, frames)
 
     def receive(self) -> list[bytes] | None:
         """The next message; None when there is none now."""
+        messages = self.receive_many(1)
+        return messages[0] if messages else None
+
+    def receive_many(self, count_max: int) -> list[list[bytes]]:
+        """The messages that have come in, at most ``count_max`` of them."""
         self._check_open()
-        try:
-            return self._socket.recv_multipart(_LAST)
-        except zmq.Again:
-            return None
+        return receive_messages(self._socket, count_max)
+
+    def events(self) -> int:
+        """ZMQ_EVENTS: POLLIN and POLLOUT as they are now. Asking is also what makes ZMQ_FD tell of what comes next."""
+        self._check_open()
+        return int(self._socket.getsockopt(zmq.EVENTS))
 
     def close(self) -> None:
         """Close the socket and drop what it has not sent. May be called twice."""

@@ -14,7 +14,9 @@ from queue import SimpleQueue
 from types import TracebackType
 
 from zmqraft.client.entries_request import EntriesRequest
+from zmqraft.client.entry_cursor import EntryCursor
 from zmqraft.client.io_thread import Command, IoThread
+from zmqraft.client.read_request import LinearizableEntriesRequest
 from zmqraft.client.session import ClientSession
 from zmqraft.errors import ClosedError
 from zmqraft.protocol.entries_flow import EntriesFlow, EntriesItem, SnapshotChunk
@@ -53,15 +55,21 @@ class EntriesStream:
     """
 
     def __init__(
-        self, thread: IoThread, session: ClientSession, secret: bytes, flow: EntriesFlow, deadline: float = math.inf
+        self,
+        thread: IoThread,
+        session: ClientSession,
+        secret: bytes,
+        flow: EntriesFlow,
+        deadline: float = math.inf,
+        *,
+        linearizable: bool = False,
     ) -> None:
         self._thread = thread
         self._session = session
         self._queue = _Queue()
-        self._request = EntriesRequest(secret, flow, self._queue, deadline)
-        self._batch = EntryBatch.empty(1)
-        self._position = 0
-        self._last_index = flow.previous_index
+        kind = LinearizableEntriesRequest if linearizable else EntriesRequest
+        self._request = kind(secret, flow, self._queue, deadline)
+        self._cursor = EntryCursor(flow.previous_index)
         self._closed = False
         self._ended = False
         thread.call(partial(session.start, self._request))
@@ -72,38 +80,28 @@ class EntriesStream:
 
         A stream that failed can be followed by one that is asked for with this previous index.
         """
-        return self._last_index
+        return self._cursor.last_index
 
     def __iter__(self) -> Iterator[LogEntry | SnapshotChunk]:
         return self
 
     def __next__(self) -> LogEntry | SnapshotChunk:
-        while self._position == len(self._batch):
-            item = self._next_item()
-            if isinstance(item, SnapshotChunk):
-                return self._took_chunk(item)
-            self._batch, self._position = item, 0
-        entry = self._batch.entry(self._position)
-        self._position += 1
-        self._last_index = entry.index
+        while (entry := self._cursor.next_entry()) is None:
+            if (chunk := self._cursor.take(self._next_item())) is not None:
+                return chunk
         return entry
 
     def batches(self) -> Iterator[EntryBatch | SnapshotChunk]:
         """The same, as it came in: many entries at a time. May be mixed with iterating over single entries."""
         while True:
-            if self._position < len(self._batch):
-                rest = self._batch.slice(self._batch.first_index + self._position, self._batch.last_index)
-                self._position = len(self._batch)
-                self._last_index = rest.last_index
+            if (rest := self._cursor.rest()) is not None:
                 yield rest
             try:
                 item = self._next_item()
             except StopIteration:
                 return
-            if isinstance(item, SnapshotChunk):
-                yield self._took_chunk(item)
-            else:
-                self._batch, self._position = item, 0
+            if (chunk := self._cursor.take(item)) is not None:
+                yield chunk
 
     def close(self) -> None:
         """End the stream, and tell the peer. May be called twice."""
@@ -127,11 +125,6 @@ class EntriesStream:
             raise ClosedError("the stream is closed")
         self._call_if_open(partial(self._request.consumed, self._session))
         return item
-
-    def _took_chunk(self, chunk: SnapshotChunk) -> SnapshotChunk:
-        if chunk.is_last:
-            self._last_index = chunk.index
-        return chunk
 
     def _cancel(self) -> None:
         self._call_if_open(lambda now: self._session.cancel(self._request))

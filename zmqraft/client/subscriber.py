@@ -11,25 +11,27 @@ from typing import Any
 
 import zmq
 
-from zmqraft.client.base import Limits, Urls, to_seconds
-from zmqraft.client.clients import ZmqRaftClient, ZmqRaftPeerClient, check_integer
+from zmqraft.client.arguments import Limits, Urls, check_integer, to_seconds
+from zmqraft.client.clients import ZmqRaftClient, ZmqRaftPeerClient
 from zmqraft.client.entries_request import item_size
+from zmqraft.client.entry_cursor import EntryCursor
 from zmqraft.client.feed_queue import FeedQueue
-from zmqraft.client.io_thread import Feed
 from zmqraft.client.peer_broadcast import Broadcast, PeerBroadcast, broadcast_size
+from zmqraft.client.results import SnapshotChunk
 from zmqraft.client.session import ClientSession
+from zmqraft.client.session_sockets import Feed
 from zmqraft.client.subscription import Subscription
 from zmqraft.constants import CLIENT_SERVER_ELECTION_GRACE_DELAY_MS, CLIENT_SNDHWM, CLIENT_TIMEOUT_MS
 from zmqraft.errors import ClosedError
-from zmqraft.protocol.entries_flow import EntriesItem, SnapshotChunk
+from zmqraft.protocol.entries_flow import EntriesItem
 from zmqraft.protocol.entry import EntryBatch, LogEntry
 
-__all__ = ["ZmqRaftPeerSub", "ZmqRaftSubscriber"]
+__all__ = ["BROADCAST_TIMEOUT_MS", "PEER_SILENCE_S", "ZmqRaftPeerSub", "ZmqRaftSubscriber"]
 
 #: A leader publishes something every 500 ms; after twice that it is looked for again.
-_BROADCAST_TIMEOUT_MS = 1000
+BROADCAST_TIMEOUT_MS = 1000
 #: A peer that does not lead publishes nothing. It is asked again where it would after this, in case that changed.
-_PEER_SILENCE_S = 5.0
+PEER_SILENCE_S = 5.0
 
 
 class ZmqRaftSubscriber(ZmqRaftClient):
@@ -46,7 +48,7 @@ class ZmqRaftSubscriber(ZmqRaftClient):
         *,
         secret: bytes | str = b"",
         last_index: int = 0,
-        broadcast_timeout_ms: float = _BROADCAST_TIMEOUT_MS,
+        broadcast_timeout_ms: float = BROADCAST_TIMEOUT_MS,
         timeout_ms: float = CLIENT_TIMEOUT_MS,
         server_election_grace_delay_ms: float = CLIENT_SERVER_ELECTION_GRACE_DELAY_MS,
         heartbeat_ms: float = 0,
@@ -59,13 +61,11 @@ class ZmqRaftSubscriber(ZmqRaftClient):
         ``broadcast_timeout_ms``, the leader is looked for again. The rest is as for `ZmqRaftClient`.
         """
         check_integer("last_index", last_index, 0)
-        self._last_index = last_index
+        self._cursor = EntryCursor(last_index)
         self._silence_s = to_seconds(broadcast_timeout_ms, "broadcast_timeout_ms")
         self._retry_delay_s = to_seconds(server_election_grace_delay_ms, "server_election_grace_delay_ms")
         self._buffer_size_max = (limits or Limits()).buffer_size_max
         self._queue: FeedQueue[EntriesItem] = FeedQueue(item_size, self._buffer_size_max)
-        self._batch = EntryBatch.empty(1)
-        self._position = 0
         super().__init__(
             urls,
             secret=secret,
@@ -82,7 +82,7 @@ class ZmqRaftSubscriber(ZmqRaftClient):
         self._feed = Subscription(
             session,
             self._queue,
-            last_index=self._last_index,
+            last_index=self._cursor.last_index,
             silence_s=self._silence_s,
             retry_delay_s=self._retry_delay_s,
             buffer_size_max=self._buffer_size_max,
@@ -92,30 +92,20 @@ class ZmqRaftSubscriber(ZmqRaftClient):
     @property
     def last_index(self) -> int:
         """The index of the last entry that was returned, or that a snapshot returned to its end stands for."""
-        return self._last_index
+        return self._cursor.last_index
 
     def get(self, timeout_s: float | None = None) -> LogEntry | SnapshotChunk:
         """The next entry or chunk. Raises RequestTimeoutError after ``timeout_s`` and ClosedError."""
-        while self._position == len(self._batch):
-            item = self._queue.get(self._io_thread, self._feed, timeout_s)
-            if isinstance(item, SnapshotChunk):
-                return self._took_chunk(item)
-            self._batch, self._position = item, 0
-        entry = self._batch.entry(self._position)
-        self._position += 1
-        self._last_index = entry.index
+        while (entry := self._cursor.next_entry()) is None:
+            if (chunk := self._cursor.take(self._queue.get(self._io_thread, self._feed, timeout_s))) is not None:
+                return chunk
         return entry
 
     def get_batch(self, timeout_s: float | None = None) -> EntryBatch | SnapshotChunk:
         """As `get`, but all the entries that came together. May be mixed with it."""
-        if self._position == len(self._batch):
-            item = self._queue.get(self._io_thread, self._feed, timeout_s)
-            if isinstance(item, SnapshotChunk):
-                return self._took_chunk(item)
-            self._batch, self._position = item, 0
-        rest = self._batch.slice(self._batch.first_index + self._position, self._batch.last_index)
-        self._position = len(self._batch)
-        self._last_index = rest.last_index
+        while (rest := self._cursor.rest()) is None:
+            if (chunk := self._cursor.take(self._queue.get(self._io_thread, self._feed, timeout_s))) is not None:
+                return chunk
         return rest
 
     def batches(self) -> Iterator[EntryBatch | SnapshotChunk]:
@@ -127,11 +117,6 @@ class ZmqRaftSubscriber(ZmqRaftClient):
                 if not self.closed:
                     raise
                 return
-
-    def _took_chunk(self, chunk: SnapshotChunk) -> SnapshotChunk:
-        if chunk.is_last:
-            self._last_index = chunk.index
-        return chunk
 
     def __iter__(self) -> Iterator[LogEntry | SnapshotChunk]:
         return self
@@ -178,7 +163,7 @@ class ZmqRaftPeerSub(ZmqRaftPeerClient):
 
     def _new_feed(self, session: ClientSession) -> Feed:
         self._feed = PeerBroadcast(
-            session, self._queue, silence_s=_PEER_SILENCE_S, buffer_size_max=self._buffer_size_max
+            session, self._queue, silence_s=PEER_SILENCE_S, buffer_size_max=self._buffer_size_max
         )
         return self._feed
 

@@ -53,6 +53,7 @@ from zmqraft.core.messages import (
 )
 from zmqraft.core.progress import Progress, ProgressState
 from zmqraft.core.quorum import committed_index, is_quorum
+from zmqraft.core.read_index import ReadIndex
 from zmqraft.errors import InvariantError
 
 __all__ = ["Raft", "Role", "Timing"]
@@ -127,6 +128,8 @@ class Raft:
         #: `snapshot_installed`). A peer that does not know does not stand for election.
         self.is_configuration_known = is_configuration_known
         self.progress: dict[str, Progress] = {}
+        #: The reads of a leader that wait for its leadership to be confirmed.
+        self.reads = ReadIndex()
         #: The urls of peers that this leader has removed, by id, until they know it. Their progress is in `progress`.
         self.leaving: dict[str, str] = {}
         self._leaving_until = math.inf
@@ -162,6 +165,11 @@ class Raft:
     def is_leader(self) -> bool:
         """Whether this peer leads in the current term."""
         return self.role is Role.LEADER
+
+    @property
+    def commits_in_term(self) -> bool:
+        """Whether an entry of the current term is committed: only then does a leader know of all that is (5.4.2, 8)."""
+        return self.log.term_at(self.commit_index) == self.current_term
 
     @property
     def peer_urls(self) -> dict[str, str]:
@@ -222,6 +230,7 @@ class Raft:
 
     def _reset_progress(self) -> None:
         self.progress = {}
+        self.reads = ReadIndex()
         self.leaving = {}
         self._leaving_until = math.inf
 
@@ -281,6 +290,7 @@ class Raft:
     def _forget(self, peer_id: str) -> None:
         """A peer that was removed knows it, or is not there."""
         del self.leaving[peer_id], self.progress[peer_id]
+        self.reads.lost(peer_id)
         if not self.leaving:
             self._leaving_until = math.inf
 
@@ -625,9 +635,12 @@ class Raft:
         progress = self.progress.get(peer_id)
         if progress is None:
             return None
-        if progress.pending and (progress.state is ProgressState.PROBE or progress.next > self.log.last_index):
+        reads_wait = self.reads.wants(peer_id)
+        if progress.pending and (
+            progress.state is ProgressState.PROBE or (progress.next > self.log.last_index and not reads_wait)
+        ):
             return None
-        if self._has_news_only(progress) and now < progress.heartbeat_at:
+        if self._has_news_only(progress) and now < progress.heartbeat_at and not reads_wait:
             if takes_notices:
                 commit_index = progress.maybe_tell_commit(self.commit_index, now, self._timing.commit_notice)
                 if commit_index is None:
@@ -666,12 +679,14 @@ class Raft:
     def append_sent(self, peer_id: str, message: SendAppend, last_index: int) -> None:
         """The host has sent the entries of ``message`` up to ``last_index`` (``prev_index`` when there were none)."""
         self.progress[peer_id].sent(message.prev_index, last_index, message.commit_index)
+        self.reads.sent(peer_id)
 
     def appends_lost(self, peer_id: str) -> None:
         """The host has given up what is under way to this peer, so begin anew behind what the peer has acknowledged."""
         progress = self.progress.get(peer_id)
         if progress is not None:
             progress.lost()
+            self.reads.lost(peer_id)
 
     def step_append_reply(self, peer_id: str, reply: AppendReply, now: float, *, count: int = 1) -> None:
         """The answer to an append that is under way to this peer, in the current term (section 5.3): to the last of the
@@ -688,12 +703,15 @@ class Raft:
             return
         progress.last_contact = now
         progress.heartbeat_at = self._next_heartbeat(now)
+        self.reads.answered(peer_id, count, in_term=reply.term == self.current_term)
         if reply.success:
             if progress.maybe_update(count):
                 self._maybe_commit()
             if peer_id in self.leaving and progress.commit_told >= self.configurations.current_index:
                 self._forget(peer_id)
-        elif not progress.maybe_decrease(reply.conflict_index, count):
+            return
+        self.reads.lost(peer_id)
+        if not progress.maybe_decrease(reply.conflict_index, count):
             self._leave_alone(peer_id, progress)
 
     def step_snapshot_reply(self, peer_id: str, term: int, index: int | None, now: float) -> None:

@@ -80,6 +80,8 @@ class EntriesFlow:
         self.previous_index = previous_index
         #: How many entries are still wanted; None: all.
         self.count = count
+        #: Entries up to here must have come before the stream may end, unless ``count`` ends it.
+        self.least_index = 0
         self._snapshot: _Snapshot | None = None
         self._snapshot_offset = snapshot_offset
         self._more_follow = False
@@ -139,7 +141,7 @@ class EntriesFlow:
         if status == ENTRIES_MORE:
             raise RemoteProtocolError("RequestEntries reply: more entries follow, but there is none in it")
         # The peer before this one had applied more. This one will, as what was applied is committed: ask it again.
-        return Received(None, finished=not self._owed)
+        return Received(None, finished=not self._owed and self.previous_index >= self.least_index)
 
     def _receive_batch(self, status: int, batch: EntryBatch) -> Received:
         new = batch.slice(self.previous_index + 1, batch.last_index)
@@ -151,9 +153,12 @@ class EntriesFlow:
         self._snapshot_offset = None
         if self.count is not None:
             self.count -= len(new)
+        is_short = status == ENTRIES_LAST and self.count != 0 and self.previous_index < self.least_index
         finished = status == ENTRIES_LAST or self.count == 0
         self._more_follow = not finished
         self._owed = False
+        if is_short:
+            return Received(new, restart=True)
         return Received(new, None if finished else (self.previous_index, self.count, None), finished)
 
     def _receive_next_chunk(self, chunk: SnapshotChunk) -> Received:

@@ -173,7 +173,15 @@ class Protocols:
         "Capabilities",
         constants.CAPABILITIES,
         "",
-        "append_size_max:uint",
+        # Whether it answers READ_INDEX as well.
+        "append_size_max:uint read_index:bool?",
+    )
+    #: Our own: a client asks for an index; ABSENT leader: it is that; null index: the peer does not lead.
+    READ_INDEX: Final = FramesProtocol(
+        "ReadIndex",
+        constants.READ_INDEX,
+        "",
+        "index:nuint leader_id:json?",
     )
     #: Our own: a leader tells a peer of zmqraft that has what it sent how far that is committed. It has no reply.
     COMMIT_NOTICE: Final = FramesProtocol(

@@ -17,10 +17,10 @@ import zmq
 
 from zmqraft.constants import APPEND_ENTRIES, INTEGER_MAX, REQUEST_ID_SIZE, REQUEST_UPDATE
 from zmqraft.errors import LocalProtocolError, RemoteProtocolError, shown
+from zmqraft.protocol._zmq_io import receive_messages, send_message
 from zmqraft.protocol.entry import EntryBatch, EntryType
 from zmqraft.protocol.log_index import BatchBuilder
 from zmqraft.protocol.schema import Protocols
-from zmqraft.server._zmq_io import receive_messages, send_message
 
 __all__ = ["Intake", "ReplyQueue", "WaitingUpdates"]
 

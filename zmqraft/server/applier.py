@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 
 from zmqraft.api import SnapshotBase, StateMachineBase
 from zmqraft.protocol import EntryBatch
+from zmqraft.server.local_updates import LocalUpdates
 
 __all__ = ["APPLY_SIZE_MAX", "Applier", "InlineApplier", "ThreadApplier", "View", "ViewHandler", "restore_state"]
 
@@ -41,11 +42,19 @@ def restore_state(machine: StateMachineBase, snapshot: SnapshotBase) -> None:
 class Applier(ABC):
     """Hands batches to a state machine. ``on_applied`` gets the index up to which entries are applied."""
 
-    def __init__(self, state_machine: StateMachineBase, on_applied: Callable[[int], None], last_index: int = 0) -> None:
-        """``last_index`` is that of the last entry that is applied already."""
+    def __init__(
+        self,
+        state_machine: StateMachineBase,
+        on_applied: Callable[[int], None],
+        last_index: int,
+        local_updates: LocalUpdates,
+    ) -> None:
+        """``last_index`` is that of the last entry that is applied already. ``local_updates`` hears what the state
+        machine returned, in the thread that applies."""
         self._state_machine = state_machine
         self._on_applied = on_applied
         self._last_index = last_index
+        self._local_updates = local_updates
 
     @property
     def has_room(self) -> bool:
@@ -57,8 +66,11 @@ class Applier(ABC):
         """Apply a batch, at once or soon."""
 
     def _apply(self, batch: EntryBatch, term: int) -> None:
-        self._state_machine.apply_entries(batch, term)
+        results = self._state_machine.apply_entries(batch, term)
+        if results is not None and len(results) != len(batch):
+            raise ValueError(f"the state machine returned {len(results)} results for {len(batch)} entries")
         self._last_index = batch.last_index
+        self._local_updates.applied(batch, results)
         self._on_applied(batch.last_index)
 
     @abstractmethod
@@ -68,6 +80,7 @@ class Applier(ABC):
     def _restore(self, snapshot: SnapshotBase) -> None:
         restore_state(self._state_machine, snapshot)
         self._last_index = snapshot.index
+        self._local_updates.restored(snapshot.index)
         self._on_applied(snapshot.index)
 
     @abstractmethod
@@ -113,9 +126,10 @@ class ThreadApplier(Applier):
         on_applied: Callable[[int], None],
         on_error: Callable[[BaseException], None],
         name: str,
-        last_index: int = 0,
+        last_index: int,
+        local_updates: LocalUpdates,
     ) -> None:
-        super().__init__(state_machine, on_applied, last_index)
+        super().__init__(state_machine, on_applied, last_index, local_updates)
         self._on_error = on_error
         self._queue: queue.Queue[tuple[EntryBatch, int] | SnapshotBase | ViewHandler | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)

@@ -17,7 +17,7 @@ from zmqraft.api import PeerHandle, SnapshotBase, StateMachineBase
 from zmqraft.constants import BROADCAST_HEARTBEAT_INTERVAL_MS, REQUEST_BROADCAST_URL
 from zmqraft.errors import ConfigurationError
 from zmqraft.protocol import EntryBatch, Protocols
-from zmqraft.server.zmq_io import send_message
+from zmqraft.protocol.zmq_io import send_message
 from zmqraft.storage import StatePersistence
 
 __all__ = ["BroadcastStateMachine"]

@@ -94,8 +94,7 @@ def build_peer(
         state = persistence(settings)
         stack.callback(state.close)
         _check_same_cluster(settings, state)
-        urls = settings.peer_urls if state.peers is None else ClusterConfiguration.from_value(state.peers).urls
-        entries = open_mended(settings, log, dict(urls), stopped)
+        entries = open_mended(settings, log, state, stopped)
         stack.callback(entries.close)
         machine = state_machine(settings)
         stack.callback(machine.close)
@@ -107,14 +106,15 @@ def build_peer(
 
 
 def _check_same_cluster(settings: Settings, state: PersistenceBase) -> None:
-    """A configuration in the data of which no peer is configured, or whose url of this peer is another one, is a sign
-    of mixed-up directories. Going on could give votes and entries of one cluster to another."""
+    """A configuration in the data of which no peer is configured, where the data does not say whose it is, or whose url
+    of this peer is another one, is a sign of mixed-up directories. Going on could give votes and entries of one cluster
+    to another."""
     if state.peers is None:
         return
     stored = ClusterConfiguration.from_value(state.peers).urls
     where = settings.data.raft_path
-    # A member that has joined may be left alone with others that have.
-    if not set(stored) & {settings.id, *(peer.id for peer in settings.peers)}:
+    # All that are configured may have been replaced.
+    if not state.is_identified and not set(stored) & {settings.id, *(peer.id for peer in settings.peers)}:
         raise ConfigurationError(
             f"{where} holds data of another cluster: its peers are {', '.join(sorted(stored))}, configured are "
             f"{', '.join(peer.id for peer in settings.peers)}"

@@ -19,6 +19,7 @@ from zmqraft.protocol import EntryBatch, Protocols, request_id_seconds
 from zmqraft.server.commit_loop import Intake, ReplyQueue, WaitingUpdates
 from zmqraft.server.config_updates import ConfigUpdates
 from zmqraft.server.entry_streams import EntryStreams
+from zmqraft.server.read_requests import ReadRequests
 from zmqraft.server.settings import Settings
 
 __all__ = ["ClientRequests"]
@@ -54,6 +55,7 @@ class ClientRequests:
         #: Takes new updates before anybody else sees them; see `open_intake`.
         self.intake = self._new_intake()
         self.config_updates = ConfigUpdates(raft, self._find_request, self._is_acceptable, self._reply)
+        self._reads = ReadRequests(raft, self._reply, dropped)
         # When to tell clients that their update is accepted: (time, first index, last index), rising.
         self._accept: deque[tuple[float, int, int]] = deque()
         self._forgotten_before = 0
@@ -69,6 +71,7 @@ class ClientRequests:
             constants.REQUEST_LOG_INFO: self._request_log_info,
             constants.REQUEST_WEB_MONITOR_URL: self._request_web_monitor_url,
             constants.CAPABILITIES: self._capabilities,
+            constants.READ_INDEX: self._reads.request,
         }
 
     def _new_intake(self) -> Intake:
@@ -191,6 +194,7 @@ class ClientRequests:
         forgotten."""
         self.intake.close()
         self._accept.clear()
+        self._reads.leadership_lost()
         if not self.is_holding:
             self._refuse_all()
 
@@ -287,7 +291,7 @@ class ClientRequests:
         self, identity: bytes, message_id: bytes, frames: Sequence[bytes], now: float, wall_seconds: float
     ) -> None:
         Protocols.CAPABILITIES.decode_request(frames)
-        reply = Protocols.CAPABILITIES.encode_response(constants.OWN_APPEND_SIZE_MAX)
+        reply = Protocols.CAPABILITIES.encode_response(constants.OWN_APPEND_SIZE_MAX, True)
         self._reply(identity, message_id, reply)
 
     # --- time -------------------------------------------------------------------------------------------------------
@@ -298,6 +302,7 @@ class ClientRequests:
             _, first, last = self._accept.popleft()
             self._waiting.accepted(max(first, self.last_applied + 1), last, self.replies)
         self.config_updates.tick(now, self.last_applied)
+        self._reads.tick()
         self._streams.expire(now)
 
     def next_deadline(self) -> float:

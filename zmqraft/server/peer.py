@@ -21,11 +21,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from random import Random
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import zmq
 
 from zmqraft.api import LogBase, PersistenceBase, ReadyEmitter, StateMachineBase
+from zmqraft.client.arguments import Bytes
 from zmqraft.constants import ENTRY_HEADER_SIZE
 from zmqraft.core.configuration import ClusterConfiguration
 from zmqraft.core.raft import Role
@@ -41,6 +42,7 @@ from zmqraft.server.applier import (
 from zmqraft.server.catching_up import CatchUpProgress
 from zmqraft.server.compaction import Compactor
 from zmqraft.server.engine import BackgroundSync, Engine
+from zmqraft.server.local_updates import LocalUpdates
 from zmqraft.server.peer_calls import LinkAction
 from zmqraft.server.rpc_socket import ZmqRpcSocket
 from zmqraft.server.settings import Settings
@@ -114,6 +116,7 @@ class ZmqRaft(ReadyEmitter):
         )
         self._compactor = Compactor(settings, self.engine, log)
         self._transfers = TransferRequests(settings.id, self.engine)
+        self._local_updates = LocalUpdates(settings, self.engine.last_applied)
         self._seen_role: tuple[Role, int] | None = None
         self._seen_configuration: ClusterConfiguration | None = None
         self._seen_urls: dict[str, str] = {}
@@ -240,6 +243,24 @@ class ZmqRaft(ReadyEmitter):
         message = [*route, *frames]
         self.call_soon(lambda: self._messages.append(message))
 
+    def update(self, data: Bytes, *, request_id: bytes | None = None, deadline_s: float | None = None) -> Future[Any]:
+        """Append ``data`` to the log, through whoever leads, and have it applied here. From any thread.
+
+        The future gets what this peer's state machine returned for the entry (see `StateMachineBase.apply_entries`).
+        It fails as `ZmqRaftClient.request_update` does, with ResultForgottenError when the entry had been applied here
+        before this call, and with ClosedError when the peer ends. Cancelling it leaves open whether the update gets
+        into the log. Its callbacks run in the threads of the peer: they must not wait, nor close the peer.
+        """
+        return self._local_updates.update(data, request_id, deadline_s)
+
+    def wait_applied(self, index: int) -> Future[int]:
+        """A future that has its result, the index of the last entry applied, as soon as this peer's state machine has
+        applied the entry at ``index``: from then on one reads here what was written there. From any thread.
+
+        It fails with ClosedError when the peer ends.
+        """
+        return self._local_updates.wait_applied(index)
+
     def compact(self, *, force: bool = False) -> Future[int]:
         """Take a snapshot of the state machine, and let it stand for the entries up to there. From any thread.
 
@@ -317,6 +338,7 @@ class ZmqRaft(ReadyEmitter):
             return
         self._compactor.close()
         self._transfers.close()
+        self._local_updates.close()
         try:
             self._state_machine.close()
             self._resources.close()
@@ -362,7 +384,9 @@ class ZmqRaft(ReadyEmitter):
     def _applier(self) -> Iterator[Applier]:
         applier: Applier
         if self._state_machine.inline:
-            applier = InlineApplier(self._state_machine, self.engine.applied, self.engine.last_applied)
+            applier = InlineApplier(
+                self._state_machine, self.engine.applied, self.engine.last_applied, self._local_updates
+            )
         else:
             applier = ThreadApplier(
                 self._state_machine,
@@ -370,6 +394,7 @@ class ZmqRaft(ReadyEmitter):
                 lambda error: self.call_soon(lambda: self._raise(error)),
                 f"zmqraft {self.id} applies",
                 self.engine.last_applied,
+                self._local_updates,
             )
         try:
             yield applier

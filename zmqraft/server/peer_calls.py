@@ -210,7 +210,7 @@ class PeerCalls:
             self._drop("malformed reply", error)
 
     def _learn_capabilities(self, peer_id: str, frames: Sequence[bytes]) -> None:
-        (append_size_max,) = Protocols.CAPABILITIES.decode_response(frames)
+        append_size_max, _ = Protocols.CAPABILITIES.decode_response(frames)
         size_max = max(constants.OWN_APPEND_SIZE_MAX, self._settings.peer_msg_data_size)
         self._append_sizes[peer_id] = max(self._settings.peer_msg_data_size, min(append_size_max, size_max))
 
@@ -244,7 +244,7 @@ class PeerCalls:
         for peer_id, link in self._links.items():
             is_late = now >= link.deadline
             if is_late:
-                action = self._repeat(peer_id, link, now)
+                action = self._repeat(peer_id, link, now, unwritten)
             elif len(link) < self._window(peer_id):
                 action = self._message_to(peer_id, link, now, entries_only, unwritten)
             else:
@@ -260,7 +260,7 @@ class PeerCalls:
         actions.append(LinkAction(peer_id, ([_NOTICE_ID, *frames], None), keep=True))
         self._sent_to.add(peer_id)
 
-    def _repeat(self, peer_id: str, link: PeerLink, now: float) -> LinkAction | None:
+    def _repeat(self, peer_id: str, link: PeerLink, now: float, unwritten: EntryBatch | None) -> LinkAction | None:
         """The reply has not come in time. Whoever answers next may be another program under the same id."""
         self._append_sizes.pop(peer_id, None)
         snapshot = self._snapshots.get(peer_id)
@@ -273,7 +273,7 @@ class PeerCalls:
         # Which of them have arrived is not known.
         link.give_up()
         self._raft.appends_lost(peer_id)
-        return self._message_to(peer_id, link, now, False, None)
+        return self._message_to(peer_id, link, now, False, unwritten)
 
     def _introduce(self, actions: list[LinkAction], peer_id: str, now: float) -> None:
         """Who does not answer may not know that this peer is a member by now."""

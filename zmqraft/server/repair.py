@@ -3,7 +3,8 @@
 Until every entry matches its checksum again there is no engine, so that such a peer neither votes, nor leads, nor
 acknowledges, nor serves anything; it is only a client of the others (SPEC section 2, "RequestEntries", which zmq-raft's
 leaders answer too). What a leader gives out is committed. So an entry that was not committed before the damage can be
-put back as soon as the others have committed it, or never, when they have committed another one: then it stops.
+put back as soon as the others have committed it, or never, when they have committed another one: then it stops. Where
+the leader has a snapshot in the place of the entries, that takes their place here too.
 
 Knows nothing of files' layout. The rule: an entry is written only where it is proved to be the one that was there
 (`zmqraft.storage.mending`), so that the log afterwards is the log that its peer has acknowledged.
@@ -16,17 +17,21 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import zmq
 
 from zmqraft import constants
-from zmqraft.api import LogBase
+from zmqraft.api import LogBase, PersistenceBase, SnapshotContext
 from zmqraft.constants import ENTRY_HEADER_SIZE
-from zmqraft.errors import ClosedError, CorruptionError, RemoteProtocolError
-from zmqraft.protocol import EntryBatch, Protocols, encode_uint
+from zmqraft.core.configuration import ClusterConfiguration
+from zmqraft.errors import ClosedError, CorruptionError, OutOfOrderError, RemoteProtocolError
+from zmqraft.protocol import Protocols, encode_uint
+from zmqraft.protocol.entries_flow import EntriesFlow, EntriesItem, Position, SnapshotChunk
 from zmqraft.server.settings import Settings
-from zmqraft.storage.mending import DamagedEntries, find_damage, mend
+from zmqraft.storage import SnapshotFile, SnapshotWriter
+from zmqraft.storage.mending import find_damage, mend, term_on_disk
 
 __all__ = ["EntriesFetch", "open_mended"]
 
@@ -42,9 +47,10 @@ _MESSAGE_ID_MAX: Final = 0xFFFF
 
 
 class EntriesFetch:
-    """Asks the peers for committed entries, one peer after the other, until all have come. Times are in seconds.
+    """Asks the peers for committed entries, one peer after the other, until all have come, or a snapshot instead.
 
-    Knows nothing of sockets: the caller sends what `next_message` gives, and hands in what arrives.
+    Times are in seconds. Knows nothing of sockets: the caller sends what `next_message` gives, and hands in what
+    arrives, one message at a time.
     """
 
     def __init__(self, secret: bytes, peer_ids: Sequence[str], first: int, last: int) -> None:
@@ -52,138 +58,196 @@ class EntriesFetch:
         self._peer_ids = list(peer_ids)
         self._position = -1
         self._last = last
-        #: The index of the next entry that is to come.
-        self.next_index = first
+        self._flow = EntriesFlow(first - 1, last - first + 1)
         self._message_id = 0
         self._asked = ""
-        # A peer that another one says leads; and what is to be acknowledged to the one that was asked.
+        # A peer that another one says leads; and what the one that was asked is to hear, now that its answer has come.
         self._hint: str | None = None
-        self._acknowledges = False
+        self._acknowledgement: Position | None = None
         #: When `next_message` may have something to send.
         self.deadline = -math.inf
+        #: Whether everything has come.
+        self.is_done = False
 
     @property
-    def is_done(self) -> bool:
-        """Whether every entry has come."""
-        return self.next_index > self._last
+    def next_index(self) -> int:
+        """The index of the next entry that is to come."""
+        return self._flow.previous_index + 1
 
     def next_message(self, now: float) -> tuple[str, list[bytes]] | None:
         """A message that is to be sent now, and the peer that it is for."""
         if now < self.deadline or self.is_done:
             return None
         self.deadline = now + _TIMEOUT
-        if self._acknowledges:
-            self._acknowledges = False
-        else:
-            self._choose_peer()
-            self._message_id = self._message_id % _MESSAGE_ID_MAX + 1
-        request = Protocols.REQUEST_ENTRIES.encode_request(
-            constants.REQUEST_ENTRIES, self._secret, self.next_index - 1, self._last - self.next_index + 1
-        )
+        position, self._acknowledgement = self._acknowledgement, None
+        if position is None:
+            self._begin()
+            position = self._flow.position
+        request = Protocols.REQUEST_ENTRIES.encode_request(constants.REQUEST_ENTRIES, self._secret, *position)
         return self._asked, [encode_uint(self._message_id), *request]
 
-    def _choose_peer(self) -> None:
+    def _begin(self) -> None:
+        """Ask anew, from what has come: the next peer, or the one that is said to lead."""
         if self._hint is None:
             self._position = (self._position + 1) % len(self._peer_ids)
             self._hint = self._peer_ids[self._position]
+        self._flow.restart(same_peer=self._asked == self._hint)
         self._asked, self._hint = self._hint, None
+        self._message_id = self._message_id % _MESSAGE_ID_MAX + 1
 
-    def receive(self, peer_id: str, frames: Sequence[bytes], now: float) -> EntryBatch | None:
-        """A message of a peer. Returns the next entries, if they are in it.
+    def receive(self, peer_id: str, frames: Sequence[bytes], now: float) -> EntriesItem | None:
+        """A message of a peer. Returns the next entries, or the next chunk of a snapshot, if they are in it.
 
-        Raises RemoteProtocolError for a message that is not understood; nothing has changed then. CorruptionError when
-        the peer that leads has the entries no more, but a snapshot in their place.
+        Raises RemoteProtocolError for a message that is not understood; nothing has changed then.
         """
         if not frames or peer_id != self._asked or frames[0] != encode_uint(self._message_id):
             return None
-        status, leader_id, last_index, entries = Protocols.REQUEST_ENTRIES.decode_response(frames[1:])
-        if status == constants.ENTRIES_SNAPSHOT:
-            raise CorruptionError(f"peer {peer_id!r} has entry {self.next_index} no more, but a snapshot above it")
-        if status not in (constants.ENTRIES_MORE, constants.ENTRIES_LAST):
-            self._ask_leader(leader_id, now)
+        status, value, last_index, rest = Protocols.REQUEST_ENTRIES.decode_response(frames[1:])
+        if status == constants.ENTRIES_NOT_LEADER:
+            if isinstance(value, str) and value in self._peer_ids and value != peer_id:
+                self._hint = value
+            self.deadline = now + _PAUSE
             return None
-        batch = EntryBatch.from_frames(self.next_index, entries)
-        if batch.last_index > self._last or (len(batch) and batch.last_index != last_index):
-            raise RemoteProtocolError(f"entries up to {last_index} where {self.next_index} was asked for: {batch!r}")
-        self.next_index = batch.last_index + 1
-        self._acknowledges = status == constants.ENTRIES_MORE and len(batch) > 0
-        self.deadline = now if self._acknowledges else now + _PAUSE
-        if not self._acknowledges:
-            # It leads, but has not committed so many.
-            self._hint = peer_id
-        return batch if len(batch) else None
-
-    def _ask_leader(self, leader_id: object, now: float) -> None:
-        if isinstance(leader_id, str) and leader_id in self._peer_ids and leader_id != self._asked:
-            self._hint = leader_id
-        self.deadline = now + _PAUSE
+        try:
+            if status == constants.ENTRIES_SNAPSHOT:
+                received = self._flow.receive_chunk(value, last_index, rest)
+            else:
+                received = self._flow.receive_entries(status, last_index, rest)
+        except OutOfOrderError as error:
+            raise RemoteProtocolError(str(error)) from error
+        item = received.item
+        self.is_done = item.is_last if isinstance(item, SnapshotChunk) else self.next_index > self._last
+        # It leads, so it is asked for more; in a while, when there is no more now.
+        self._hint = peer_id
+        self._acknowledgement = received.acknowledgement
+        self.deadline = now if received.acknowledgement is not None else now + _PAUSE
+        return item
 
 
 def open_mended(
     settings: Settings,
     open_log: Callable[[Settings], LogBase],
-    urls: Mapping[str, str],
+    state: PersistenceBase,
     stopped: Callable[[], bool],
 ) -> LogBase:
-    """Open a log; where entries of it are damaged, fetch them from the other peers, whose ``urls`` these are, and put
-    them back. That takes until they have a leader and have committed these entries, or ``stopped`` says so.
+    """Open a log; where entries of it are damaged, fetch them from the other peers, which are those in ``state``, and
+    put them back. That takes until they have a leader and have committed these entries, or ``stopped`` says so.
 
     Raises what ``open_log`` does, CorruptionError when there is no other peer, for damage of anything else than of
     entries with checksums, and for entries that cannot be fetched or are not those that were here; ClosedError when
     stopped.
     """
-    others = {peer_id: url for peer_id, url in urls.items() if peer_id != settings.id}
     while True:
         try:
             return open_log(settings)
         except CorruptionError as error:
-            damage = find_damage(error) if others else None
-            if damage is None:
+            repair = _Repair(settings, state, error)
+            if not repair.is_possible:
                 raise
             logger.error("%s: %s", settings.id, error)
-            _fetch(settings, others, damage, error, stopped)
+            repair.run(stopped)
 
 
-def _fetch(
-    settings: Settings,
-    urls: Mapping[str, str],
-    damage: DamagedEntries,
-    error: CorruptionError,
-    stopped: Callable[[], bool],
-) -> None:
-    fetch = EntriesFetch(settings.secret, list(urls), damage.first, damage.last)
-    remind_at = -math.inf
-    with _sockets(settings, urls) as sockets:
-        while not fetch.is_done:
-            if stopped():
-                raise ClosedError(f"the peer {settings.id} was stopped before its log was mended")
-            now = time.monotonic()
-            if now >= remind_at:
-                remind_at = now + _REMIND
-                logger.error(
-                    "%s: fetching entries %d to %d from the other peers; it neither votes nor leads until they are "
-                    "put back",
-                    settings.id,
-                    fetch.next_index,
-                    damage.last,
-                )
-            if (message := fetch.next_message(now)) is not None:
-                peer_id, frames = message
-                with contextlib.suppress(zmq.Again):
-                    sockets[peer_id].send_multipart(frames, zmq.NOBLOCK)
-            for peer_id, frames in _receive(sockets, fetch.deadline):
-                try:
-                    batch = fetch.receive(peer_id, frames, time.monotonic())
-                except RemoteProtocolError as problem:
-                    logger.warning("%s: peer %r: %s", settings.id, peer_id, problem)
-                except CorruptionError as problem:
-                    raise CorruptionError(
-                        f"{error}; {problem}", path=error.path, offset=error.offset, index=error.index
-                    ) from error
-                else:
-                    if batch is not None:
-                        mend(damage.path, batch)
-    logger.warning("%s: entries %d to %d of %s were put back", settings.id, *damage[1:], damage.path)
+class _Repair:
+    """One run of damaged entries, for the sake of which the log does not open."""
+
+    def __init__(self, settings: Settings, state: PersistenceBase, error: CorruptionError) -> None:
+        self._settings = settings
+        self._state = state
+        self._error = error
+        self._damage = find_damage(error)
+        configuration = settings.peer_urls if state.peers is None else state.peers
+        urls = ClusterConfiguration.from_value(configuration).urls
+        self._urls = {peer_id: url for peer_id, url in urls.items() if peer_id != settings.id}
+        self._writer: SnapshotWriter | None = None
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether this is about entries that others may have."""
+        return self._damage is not None and bool(self._urls)
+
+    def run(self, stopped: Callable[[], bool]) -> None:
+        """Fetch them, and put them back."""
+        damage, peer_id = self._damage, self._settings.id
+        assert damage is not None
+        fetch = EntriesFetch(self._settings.secret, list(self._urls), damage.first, damage.last)
+        remind_at = -math.inf
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._give_up_snapshot)
+            sockets = stack.enter_context(_sockets(self._settings, self._urls))
+            while not fetch.is_done:
+                if stopped():
+                    raise ClosedError(f"the peer {peer_id} was stopped before its log was mended")
+                now = time.monotonic()
+                if now >= remind_at:
+                    remind_at = now + _REMIND
+                    logger.error(
+                        "%s: fetching entries %d to %d from the other peers; it neither votes nor leads until they are "
+                        "put back",
+                        peer_id,
+                        fetch.next_index,
+                        damage.last,
+                    )
+                self._exchange(fetch, sockets, now)
+        logger.warning("%s: entries %d to %d of %s were put back", peer_id, damage.first, damage.last, damage.path)
+
+    def _exchange(self, fetch: EntriesFetch, sockets: Mapping[str, zmq.Socket[bytes]], now: float) -> None:
+        """Send what is to be sent, and take an answer, if one comes soon."""
+        assert self._damage is not None
+        if (message := fetch.next_message(now)) is not None:
+            with contextlib.suppress(zmq.Again):
+                sockets[message[0]].send_multipart(message[1], zmq.NOBLOCK)
+        for peer_id, frames in _receive(sockets, fetch.deadline):
+            try:
+                received = fetch.receive(peer_id, frames, time.monotonic())
+            except RemoteProtocolError as problem:
+                logger.warning("%s: peer %r: %s", self._settings.id, peer_id, problem)
+                continue
+            if isinstance(received, SnapshotChunk):
+                self._take_chunk(received)
+            elif received is not None:
+                mend(self._damage.path, received)
+
+    # --- a snapshot in the place of the entries -----------------------------------------------------------------------
+
+    def _take_chunk(self, chunk: SnapshotChunk) -> None:
+        """Write it down; with the last one the snapshot takes its place, and opening the log then does the rest."""
+        if chunk.offset == 0:
+            self._begin_snapshot(chunk)
+        assert self._writer is not None
+        self._writer.write(chunk.data)
+        if chunk.is_last:
+            self._writer.finish().close()
+
+    def _begin_snapshot(self, chunk: SnapshotChunk) -> None:
+        self._give_up_snapshot()
+        error, path = self._error, self._settings.data.snapshot_path
+        own_index, _, _ = SnapshotFile.peek(path)
+        if chunk.index <= own_index:
+            raise CorruptionError(
+                f"{error}; the leader has a snapshot of index {chunk.index} instead",
+                path=error.path,
+                offset=error.offset,
+                index=error.index,
+            )
+        logger.warning("%s: receiving the leader's snapshot of index %d instead", self._settings.id, chunk.index)
+        kept_max = self._settings.data.compact.keep_snapshots
+        context = self._context_at(chunk)
+        self._writer = SnapshotWriter(path, chunk.index, chunk.term, context=context, kept_max=kept_max)
+
+    def _context_at(self, chunk: SnapshotChunk) -> SnapshotContext:
+        """The configuration at the snapshot's index is known where the log has that entry, and none since."""
+        context = SnapshotContext.unknown(int(time.time()))
+        peers, peers_index = self._state.peers, self._state.peers_index or 0
+        if peers is None or peers_index > chunk.index:
+            return context
+        if term_on_disk(self._settings.data.log_path, chunk.index) != chunk.term:
+            return context
+        return replace(context, peers=peers, peers_index=peers_index)
+
+    def _give_up_snapshot(self) -> None:
+        if self._writer is not None:
+            self._writer.abort()
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import zmq
 
 from zmqraft.protocol import EntryBatch
+from zmqraft.protocol.zmq_io import receive_messages, send_message
 from zmqraft.server.peer_link import Message
-from zmqraft.server.zmq_io import receive_messages, send_message
 
 __all__ = ["ZmqRpcSocket"]
 

@@ -131,6 +131,11 @@ class FilePersistence(FailStop):
                 self._check_marks(found.content)
                 self._values.update(found.values)
 
+    @property
+    def has_marks(self) -> bool:
+        """Whether the file says whose it is."""
+        return self._marks_stored
+
     def _check_marks(self, record: dict[Any, Any]) -> None:
         for key, text in self._marks.items():
             stored = record.get(key, text)

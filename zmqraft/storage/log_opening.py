@@ -104,7 +104,9 @@ def open_log(
             raise error
         first_index = contents.files[0].first_index if contents.files else snapshot.index + 1
         _add_requests(contents, snapshot, min(first_index - 1, snapshot.index), after_seconds)
-        _scan(contents, after_seconds)
+        if _scan(contents, after_seconds, snapshot.index):
+            # Ids that are not known here must not be taken for new ones.
+            contents.requests.refuse_until(int(directory.fs.now_seconds()))
         matching = _match_snapshot(directory, contents, snapshot, after_seconds)
         for file in matching.files[-1:]:
             _note_leftovers(file)
@@ -208,13 +210,33 @@ def _note_leftovers(file: IndexFile) -> None:
         )
 
 
-def _scan(contents: LogContents, after_seconds: int) -> None:
-    """Read and check every entry once, for its type, term and request id."""
+def _scan(contents: LogContents, after_seconds: int, snapshot_index: int) -> int:
+    """Read and check every entry once, for its type, term and request id.
+
+    Those below the snapshot's last one are kept for their request ids only: the number of those that are damaged, and
+    passed over.
+    """
+    damaged = 0
     for file in contents.files:
         index = file.first_index
+        last = file.last_index
         unknown = _Unknown(file)
         while index <= file.last_index:
-            batch, unmatched = file.read_unmatched(index, file.last_index, _SCAN_SIZE)
+            try:
+                batch, unmatched = file.read_unmatched(index, last, _SCAN_SIZE)
+            except CorruptionError as error:
+                bad = error.index
+                if bad is None or not index <= bad < snapshot_index:
+                    raise
+                if bad > index:
+                    last = bad - 1
+                    continue
+                _log.warning("%s; it is below the snapshot, and passed over", error, extra={"index": bad})
+                damaged += 1
+                index += 1
+                last = file.last_index
+                continue
+            last = file.last_index
             unknown.note(batch, unmatched)
             last_term = contents.terms.last_term or 0
             runs = batch.term_runs()
@@ -227,6 +249,7 @@ def _scan(contents: LogContents, after_seconds: int) -> None:
         if file is not contents.files[-1]:
             file.finish()
             file.release()
+    return damaged
 
 
 def check_term(file: IndexFile, index: int, term: int, last_term: int) -> None:

@@ -55,9 +55,10 @@ class LogSnapshots:
         What a crash has left of one that was being received goes. Raises CorruptionError, StorageError, OSError.
         """
         fs, path = self._fs, self._path
-        for received in (path + _RECEIVED_SUFFIX, path + _RECEIVED_SUFFIX + TEMPORARY_SUFFIX):
-            if fs.kind(received) is not None:
-                self._remove_useless(received, "its leader sends it again")
+        received = path + _RECEIVED_SUFFIX
+        for left in (received, received + TEMPORARY_SUFFIX, path + TEMPORARY_SUFFIX):
+            if fs.kind(left) is not None:
+                self._remove_useless(left, "whoever sent it sends it again")
         try:
             snapshot = SnapshotFile.open(path, fs=fs)
         except FileNotFoundError:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from array import array
+from pathlib import PurePath
 from typing import Final, NamedTuple
 
 from zmqraft.errors import CorruptionError
@@ -20,9 +21,10 @@ from zmqraft.storage.checksum_segment import MARK_NONE, mark_of
 from zmqraft.storage.checksums import checksum_bytes
 from zmqraft.storage.fs import OS_FILE_SYSTEM, FileSystem
 from zmqraft.storage.index_file import INDEX_FILE_SUFFIX, IndexFile
+from zmqraft.storage.log_directory import LogDirectory
 from zmqraft.storage.token_file import REMEDY
 
-__all__ = ["DamagedEntries", "find_damage", "mend"]
+__all__ = ["DamagedEntries", "find_damage", "mend", "term_on_disk"]
 
 #: Of damaged entries that follow each other as many are put back at a time.
 _RUN_MAX: Final = 1024
@@ -66,6 +68,17 @@ def _is_damaged(file: IndexFile, index: int) -> bool:
         return position == file.count < file.capacity and file.checksums(position, position + 1)[0] != 0
     start, end = (file.file_offset(at) - file.data_offset for at in (index, index + 1))
     return any(slot for _, slot in file.unmatched(file.read_bytes(start, end), position, position + 1))
+
+
+def term_on_disk(log_path: str | PurePath, index: int, *, fs: FileSystem = OS_FILE_SYSTEM) -> int | None:
+    """The term of an entry in a log that does not open; None when the entry is not there, or is not good."""
+    with contextlib.suppress(CorruptionError):
+        files = LogDirectory(fs, str(PurePath(log_path))).index_files()
+        for _, path in [file for file in files if file[0] <= index][-1:]:
+            with contextlib.closing(IndexFile.open(path, fs=fs, writable=False, tolerant=True)) as file:
+                if file.first_index <= index <= file.last_index:
+                    return file.read(index, index, 0).term_runs()[0][1]
+    return None
 
 
 def mend(path: str, entries: EntryBatch, *, fs: FileSystem = OS_FILE_SYSTEM) -> None:

@@ -96,9 +96,10 @@ def read_state_file(path: str, content: bytes) -> Iterator[StateRecord | TornRec
 class RaftPersistence(PersistenceBase):
     """Term, vote and configuration of a peer in a file. `RaftPersistence.open` makes one."""
 
-    def __init__(self, file: FilePersistence) -> None:
+    def __init__(self, file: FilePersistence, has_secret: bool) -> None:
         """For `open` only."""
         self._file = file
+        self._has_secret = has_secret
 
     @classmethod
     def open(
@@ -116,7 +117,11 @@ class RaftPersistence(PersistenceBase):
         does not say whose it is), CorruptionError when it is damaged, StorageError when it cannot be opened or made.
         """
         marks = {"peerId": peer_id, "clusterHash": cluster_hash(cluster)}
-        return cls(FilePersistence.open(path, _RAFT_FIELDS, marks=marks, size_max=size_max, fs=fs))
+        return cls(FilePersistence.open(path, _RAFT_FIELDS, marks=marks, size_max=size_max, fs=fs), bool(cluster))
+
+    @property
+    def is_identified(self) -> bool:
+        return self._has_secret and self._file.has_marks
 
     @property
     def path(self) -> str:

@@ -1,7 +1,7 @@
 """Whole multipart messages in and out of a socket, without waiting. The pure twin of _speedups/zmq_io.pyx.
 
 Knows nothing of what messages mean. The rule: nothing here waits, and a message that cannot be sent is not sent at all.
-Import it through `zmqraft.server.zmq_io`.
+Import it through `zmqraft.protocol.zmq_io`.
 """
 
 from __future__ import annotations

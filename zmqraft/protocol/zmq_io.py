@@ -1,4 +1,4 @@
-"""Whole multipart messages in and out of a socket, compiled or pure; see `zmqraft.server._zmq_io`."""
+"""Whole multipart messages in and out of a socket, compiled or pure; see `zmqraft.protocol._zmq_io`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from zmqraft._accel import EXTENSIONS
 
 if TYPE_CHECKING or not EXTENSIONS:
-    from zmqraft.server._zmq_io import receive_messages, send_message
+    from zmqraft.protocol._zmq_io import receive_messages, send_message
 else:
     from zmqraft._speedups.zmq_io import receive_messages, send_message
 

@@ -1,0 +1,233 @@
+"""Clusters of `zmqraft run` and of zmq-raft's peers, as processes.
+
+Peers are named by their place, "1" on, and kinds by a letter: P is ours, N is zmq-raft's. The rule: whoever is stopped
+here, by whatever means, is expected to end so; a zmq-raft that ends by itself fails the test, at the latest in `stop`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import signal
+import subprocess
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from support.command import PATIENCE_S, free_ports, running_peer, stop
+from support.local_cluster import wait_for
+from support.node import NodeProgram
+from zmqraft import FileLog, LogEntry, LogInfo, ZmqRaftClient, ZmqRaftPeerClient
+
+__all__ = ["NODE", "PYTHON", "MixedCluster", "read_log"]
+
+PYTHON, NODE = "P", "N"
+
+
+@dataclasses.dataclass(frozen=True)
+class PeerPlace:
+    """Where a peer is."""
+
+    id: str
+    kind: str
+    url: str
+    pub: str
+
+
+class MixedCluster:
+    """Peers with their data below ``directory``, all of them running; what still runs is killed at the end of ``with``.
+
+    ``kinds`` is a letter for each peer. ``seen_urls`` has, for a peer, the urls that it knows others by, where those
+    are not their own: of a proxy, for instance. ``settings`` are for all.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        modules: Path,
+        kinds: str,
+        *,
+        secret: str = "interop",
+        start: bool = True,
+        urls: Sequence[str] | None = None,
+        seen_urls: Mapping[str, Mapping[str, str]] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.directory = directory
+        self.secret = secret
+        self._modules = modules
+        self._seen_urls = seen_urls or {}
+        self._settings = settings
+        urls = urls or [f"tcp://127.0.0.1:{port}" for port in free_ports(len(kinds))]
+        pubs = [f"tcp://127.0.0.1:{port}" for port in free_ports(len(kinds))]
+        self.places = {
+            str(number): PeerPlace(str(number), kind, url, pub)
+            for number, (kind, url, pub) in enumerate(zip(kinds, urls, pubs, strict=True), 1)
+        }
+        self._stack = contextlib.ExitStack()
+        self._running: dict[str, subprocess.Popen[bytes] | NodeProgram] = {}
+        for peer_id in self.places:
+            self._write_config(peer_id)
+        if start:
+            with contextlib.ExitStack() as stack:
+                stack.callback(self._stack.close)
+                self.start(*self.places)
+                stack.pop_all()
+
+    def __enter__(self) -> MixedCluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def urls(self) -> list[str]:
+        return [place.url for place in self.places.values()]
+
+    @property
+    def running(self) -> list[str]:
+        """The ids of the peers that were started and not stopped."""
+        return list(self._running)
+
+    def of_kind(self, kind: str) -> list[str]:
+        """The ids of all peers of a kind."""
+        return [place.id for place in self.places.values() if place.kind == kind]
+
+    def data(self, peer_id: str) -> Path:
+        """The data directory of a peer."""
+        return self.directory / "data" / peer_id
+
+    def start(self, *peer_ids: str) -> None:
+        """Start peers, in this order, and wait until each has its socket."""
+        for peer_id in peer_ids:
+            config = self._config(peer_id)
+            if self.places[peer_id].kind == PYTHON:
+                self._running[peer_id] = self._stack.enter_context(running_peer(config, peer_id, "--log-level=error"))
+            else:
+                program = self._stack.enter_context(NodeProgram(self._modules, "peer.js", config, peer_id))
+                self._running[peer_id] = program
+        for peer_id in peer_ids:
+            peer = self._running[peer_id]
+            if isinstance(peer, NodeProgram):
+                peer.wait_event("ready")
+
+    def kill(self, *peer_ids: str) -> None:
+        """End peers by SIGKILL."""
+        for peer_id in peer_ids:
+            self.check(peer_id)
+            peer = self._running.pop(peer_id)
+            if isinstance(peer, NodeProgram):
+                peer.kill()
+            else:
+                peer.send_signal(signal.SIGKILL)
+                peer.communicate(timeout=PATIENCE_S)
+
+    def stop(self, *peer_ids: str) -> None:
+        """End peers, all of them by default, as an operator does. AssertionError when one says something, or failed."""
+        for peer_id in peer_ids or self.running:
+            self.check(peer_id)
+            peer = self._running.pop(peer_id)
+            if isinstance(peer, NodeProgram):
+                peer.call("close")
+                peer.close()
+            else:
+                assert stop(peer, signal.SIGTERM) == (0, b"")
+
+    def check(self, *peer_ids: str) -> None:
+        """AssertionError when a peer, any by default, has ended by itself."""
+        for peer_id in peer_ids or self.running:
+            peer = self._running[peer_id]
+            if isinstance(peer, NodeProgram):
+                failed = [event for event in peer.events if event["event"] == "failed"]
+                assert peer.running, f"peer {peer_id}, zmq-raft, has stopped: {failed} {peer.process.returncode}"
+            else:
+                assert peer.poll() is None, f"peer {peer_id} has stopped: {peer.communicate()[1].decode()}"
+
+    def node(self, peer_id: str) -> NodeProgram:
+        """The running script of one of zmq-raft's peers."""
+        peer = self._running[peer_id]
+        assert isinstance(peer, NodeProgram)
+        return peer
+
+    def client(self) -> ZmqRaftClient:
+        return ZmqRaftClient(self.urls, secret=self.secret, deadline_s=PATIENCE_S)
+
+    def leader_id(self) -> str:
+        """The id of the peer that says of itself that it leads."""
+        with self.client() as client:
+            leader_id = client.request_config().leader_id
+        assert leader_id is not None
+        return leader_id
+
+    def make_lead(self, peer_ids: Collection[str]) -> str:
+        """Stop and start the leader until it is one of these peers; its id."""
+        leader = ""
+
+        def leads() -> bool:
+            nonlocal leader
+            leader = self.leader_id()
+            if leader not in peer_ids:
+                self.stop(leader)
+                # Started only when another leads, or it might be back in time to be elected again.
+                wait_for(lambda: self.leader_id() != leader, "another leader")
+                self.start(leader)
+                leader = self.leader_id()
+            return leader in peer_ids
+
+        wait_for(leads, f"a leader among {', '.join(peer_ids)}")
+        return leader
+
+    def wait_applied(self, index: int) -> dict[str, LogInfo]:
+        """Wait until every running peer has applied an entry; what they say of their logs."""
+        found: dict[str, LogInfo] = {}
+        with contextlib.ExitStack() as stack:
+            clients = {
+                peer_id: stack.enter_context(ZmqRaftPeerClient(self.places[peer_id].url, secret=self.secret))
+                for peer_id in self.running
+            }
+
+            def have() -> bool:
+                self.check()
+                found.update({id: each.request_log_info(deadline_s=PATIENCE_S) for id, each in clients.items()})
+                return all(info.last_applied >= index for info in found.values())
+
+            wait_for(have, f"index {index} on every peer; they have {found}")
+        return found
+
+    def wait_equal(self) -> int:
+        """Wait until every running peer has applied all that is in the leader's log; the last index."""
+        with self.client() as client:
+            last = client.request_update(None, b"the last")
+        infos = self.wait_applied(last)
+        wait_for(lambda: len({info.last_index for info in infos.values()}) == 1, "logs of one length")
+        return max(info.last_index for info in infos.values())
+
+    def logs(self) -> dict[str, list[LogEntry]]:
+        """The entries of every peer, from its files. For peers that are stopped."""
+        return {peer_id: read_log(self.data(peer_id)) for peer_id in self.places}
+
+    def _config(self, peer_id: str) -> Path:
+        return self.directory / f"{peer_id}.json"
+
+    def _write_config(self, peer_id: str) -> None:
+        seen = self._seen_urls.get(peer_id, {})
+        peers = [
+            {"id": place.id, "url": seen.get(place.id, place.url), "pub": place.pub} for place in self.places.values()
+        ]
+        section = {"secret": self.secret, "peers": peers, "data": {"path": str(self.data(peer_id))}, **self._settings}
+        self._config(peer_id).write_text(json.dumps({"raft": section}))
+
+
+def read_log(data: Path) -> list[LogEntry]:
+    """The entries of a data directory, which is closed."""
+    return list(_entries(data))
+
+
+def _entries(data: Path) -> Iterator[LogEntry]:
+    with contextlib.closing(FileLog.open(data / "log", data / "snap")) as log:
+        index = log.first_index
+        while index <= log.last_index:
+            batch = log.read(index, log.last_index, 1 << 20)
+            yield from batch
+            index = batch.last_index + 1
