@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support.virtual_cluster import SECRET, Peer, VirtualCluster, url_of
-from zmqraft.constants import ABSENT
+from zmqraft.constants import ABSENT, INTRODUCTION
 from zmqraft.protocol import EntryBatch, EntryType, LogEntry, Protocols, new_request_id
 
 
@@ -429,6 +429,25 @@ class TestJoining:
         cluster.commit(b"after")
         check_same(cluster, "1234")
 
+    def test_another_snapshot_begins_anew(self) -> None:
+        """While it was not reached, the one that it had half of has given way to a later one."""
+        cluster = VirtualCluster(1, peer_msg_data_size=64)
+        cluster.add("4", "1")
+        cluster.start("1")
+        one, four = cluster.peers["1"], cluster.peers["4"]
+        last = max(cluster.commit(b"update %d" % number) for number in range(50))
+        one.compact(last)
+        cluster.start("4")
+        cluster.run_until(lambda: four.running._catching_up._incoming.offset > 500)
+        cluster.cut = {("1", "4"), ("4", "1")}
+        cluster.run(0.1)
+        last = max(cluster.commit(b"more %d" % number) for number in range(50))
+        one.compact(last)
+        cluster.run(5.0)
+        cluster.heal()
+        cluster.run_until(lambda: four.running.last_applied == last)
+        assert four.applied == one.applied
+
     def test_it_goes_on_where_it_was(self) -> None:
         """After the loss of the leader, of its connections, and of itself."""
         cluster = VirtualCluster(3, peer_msg_data_size=64)
@@ -502,3 +521,131 @@ class TestJoining:
         one.running.raft.step_committed_entries(EntryBatch.from_entries(entries), [], cluster.now)
         cluster.run(0.01)
         assert (one.log.last_index, one.term) == (0, 0)
+
+
+class TestStrangers:
+    """FAULTS 33: a member that never got the configuration by which another one is a member too."""
+
+    def cut_off(self) -> tuple[VirtualCluster, Peer, Peer, list[Peer]]:
+        """1, 2, 3 have become 1, 2, 4 while one of the old ones was cut off. Returns it, and 4, and the others."""
+        cluster = started(3, "4")
+        leader = cluster.leader()
+        lonely = others(cluster, leader)[0]
+        keep = [leader.id, next(peer.id for peer in others(cluster, leader) if peer.id not in (lonely.id, "4"))]
+        cluster.partition([*keep, "4"], [lonely.id])
+        cluster.change(sorted([leader.id, lonely.id, "4"]))
+        cluster.run(1.0)
+        return cluster, lonely, cluster.peers["4"], [cluster.peers[each] for each in keep]
+
+    def test_they_elect_one_of_them(self) -> None:
+        cluster, lonely, four, rest = self.cut_off()
+        cluster.crash(*(peer.id for peer in rest))
+        cluster.heal()
+        assert four.id not in lonely.members
+        cluster.run_until(lambda: four.role == "leader")
+        cluster.commit(b"by the two")
+        cluster.run_until(lambda: lonely.members == four.members)
+        cluster.run_until(lambda: lonely.applied == four.applied)
+
+    def test_one_that_leads_is_followed(self) -> None:
+        cluster, lonely, four, rest = self.cut_off()
+        cluster.transfer("4")
+        cluster.run_until(lambda: four.role == "leader")
+        cluster.crash(*(peer.id for peer in rest))
+        cluster.heal()
+        cluster.commit(b"by the two")
+        cluster.run_until(lambda: lonely.members == four.members)
+
+    def test_nobody_is_listened_to_who_has_not_introduced_himself(self) -> None:
+        """SPEC section 2, difference 1."""
+        cluster, lonely, four, rest = self.cut_off()
+        cluster.crash("4", *(peer.id for peer in rest))
+        last = four.log.last_index
+        vote = Protocols.REQUEST_VOTE.encode_request(b"?", SECRET, "4", 50, last, four.log.last_term)
+        cluster.request(lonely.id, b"\7", vote)
+        append = Protocols.APPEND_ENTRIES.encode_request(b"+", SECRET, "4", 50, 0, 0, 0)
+        cluster.request(lonely.id, b"\10", append)
+        cluster.run(0.01)
+        assert cluster.client_replies.keys().isdisjoint([b"\7", b"\10"])
+        introduction = Protocols.INTRODUCTION.encode_request(INTRODUCTION, SECRET, "4")
+        cluster.request(lonely.id, b"\0", introduction)
+        cluster.request(lonely.id, b"\7", vote)
+        cluster.run(0.01)
+        (reply,) = cluster.client_replies[b"\7"]
+        assert Protocols.REQUEST_VOTE.decode_response(reply) == (50, True)
+
+    def test_nobody_is_listened_to_while_a_leader_is_there(self) -> None:
+        cluster = started(3)
+        leader = cluster.leader()
+        follower, _ = others(cluster, leader)
+        cluster.commit(b"x")
+        cluster.request(follower.id, b"\0", Protocols.INTRODUCTION.encode_request(INTRODUCTION, SECRET, "9"))
+        cluster.request(follower.id, b"\7", Protocols.REQUEST_VOTE.encode_request(b"?", SECRET, "9", 50, 99, 50))
+        cluster.request(follower.id, b"\10", Protocols.APPEND_ENTRIES.encode_request(b"+", SECRET, "9", 50, 0, 0, 0))
+        cluster.run(0.5)
+        assert cluster.client_replies.keys().isdisjoint([b"\7", b"\10"])
+        assert leader.role == "leader"
+
+    def test_one_with_less_gets_no_vote(self) -> None:
+        cluster = VirtualCluster(3)
+        cluster.peers["1"].set_log(1, 2, 2)
+        cluster.start("1")
+        cluster.request("1", b"\0", Protocols.INTRODUCTION.encode_request(INTRODUCTION, SECRET, "9"))
+        for last_term, last_index in ((2, 3), (2, 2), (1, 9)):
+            request = Protocols.REQUEST_VOTE.encode_request(b"?", SECRET, "9", 50, last_index, last_term)
+            cluster.request("1", b"\7", request)
+        cluster.run(0.01)
+        assert b"\7" not in cluster.client_replies
+
+    def test_one_that_contradicts_what_is_committed_is_ignored(self) -> None:
+        """From a member that would be the end of this peer."""
+        cluster = VirtualCluster(3)
+        one = cluster.peers["1"]
+        one.set_log(1, 1, 1)
+        one.applied = one.entries()
+        cluster.start("1")
+        cluster.request("1", b"\0", Protocols.INTRODUCTION.encode_request(INTRODUCTION, SECRET, "9"))
+        entry = LogEntry(2, 50, EntryType.STATE, new_request_id(), b"x").to_bytes()
+        for prev in ((2, 7), (1, 1)):
+            append = Protocols.APPEND_ENTRIES.encode_request(b"+", SECRET, "9", 50, *prev, 3, [entry])
+            cluster.request("1", b"\7", append)
+            cluster.run(0.01)
+        assert b"\7" not in cluster.client_replies
+        assert (one.failure, one.terms(), one.term) == (None, [1, 1, 1], 1)
+
+
+def test_a_snapshot_has_the_configuration_at_its_index() -> None:
+    """FAULTS 26: not a later one, which may be truncated."""
+    cluster = started(3)
+    leader = cluster.leader()
+    index = cluster.commit(b"before")
+    rest = [peer.id for peer in others(cluster, leader)]
+    cluster.partition([leader.id], rest)
+    cluster.ask_change(leader.id, [leader.id, rest[0]])
+    cluster.run(0.05)
+    assert " " in leader.members
+    leader.compact(index)
+    assert leader.log.snapshot.context.peers == [(each, url_of(each)) for each in "123"]
+    cluster.crash(leader.id)
+    cluster.start(leader.id)
+    cluster.heal()
+    check_same(cluster, "123")
+
+
+def test_two_changes_of_two_leaders_have_no_disjoint_majorities() -> None:
+    """FAULTS 29: each of two leaders has appended a change of one member that nobody else has."""
+    cluster = started(4, "56")
+    leader = cluster.leader()
+    rest = [peer.id for peer in others(cluster, leader) if peer.id in "1234"]
+    cluster.partition([leader.id, "5"], [*rest, "6"])
+    cluster.ask_change(leader.id, "12345")
+    cluster.run_until(lambda: any(cluster.peers[each].role == "leader" for each in rest))
+    second = next(cluster.peers[each] for each in rest if cluster.peers[each].role == "leader")
+    cluster.partition([leader.id, "5"], [second.id, "6"], [each for each in rest if each != second.id])
+    cluster.ask_change(second.id, "12346")
+    cluster.run(2.0)
+    assert (leader.members, second.members) == ("1234 12345", "1234 12346")
+    cluster.heal()
+    cluster.commit(b"one history")
+    leader = cluster.leader()
+    check_same(cluster, "".join(sorted(dict(leader.running.raft.configuration.peers))))

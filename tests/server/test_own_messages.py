@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -248,3 +249,24 @@ def test_real_peers_learn_of_each_other_also_under_load(tmp_path: Path) -> None:
                 return len(leader.engine._calls._append_sizes) == 2
 
             wait_for(busy_until_known, "an answer to the question for capabilities")
+
+
+def test_replies_to_heartbeats_leave_nothing_to_do() -> None:
+    """They are most of what an idle leader hears, and cost it no turn."""
+    cluster = VirtualCluster(3)
+    cluster.start()
+    leader = cluster.leader()
+    cluster.commit(b"x")
+    cluster.run(1.0)
+    receive_reply, results = leader.running.receive_reply, []
+
+    def note(peer_id: str, frames: Sequence[bytes], now: float) -> bool:
+        results.append(receive_reply(peer_id, frames, now))
+        return results[-1]
+
+    leader.running.receive_reply = note  # type: ignore[method-assign]
+    cluster.run(1.0)
+    assert len(results) > 20
+    assert not any(results)
+    cluster.commit(b"y")
+    assert any(results)

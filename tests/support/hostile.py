@@ -7,7 +7,10 @@ from random import Random
 
 from zmqraft.protocol import encode_uint
 
-TYPES = (b"?", b"+", b"$", b"=", b"&", b"<", b"^", b"%", b"*", b"W", b"Z", b"ZZ", b"\0", b"\xff" * 300)
+#: What peers say to each other.
+PEER_TYPES = (b"?", b"+", b"$", b"zmqraft.snapshot", b"zmqraft.transfer", b"zmqraft.commit")
+CLIENT_TYPES = (b"=", b"&", b"<", b"^", b"%", b"*", b"W", b"zmqraft", b"zmqraft.member")
+TYPES = (*PEER_TYPES, *CLIENT_TYPES, b"Z", b"ZZ", b"\0", b"\xff" * 300)
 HUGE_INTEGERS = (b"\xff" * 8, b"\0" * 7 + b"\x20", b"\xff" * 9, encode_uint(2**53 - 1), b"", b"\0" * 100)
 BROKEN_MESSAGEPACK = (
     b"",
@@ -40,7 +43,7 @@ def hostile_messages(seed: int, count: int, secret: bytes, members: tuple[bytes,
             message[2] = random.choice((b"", secret[:-1], secret + b"x", random.randbytes(1000)))
         for _ in range(random.choice((0, 1, 2, 3, 4, 5, 6, 7, 8, 20))):
             message.append(hostile_frame(random))
-        if len(message) > 3 and message_type in (b"?", b"+", b"$") and message[3] in members:
+        if len(message) > 3 and message_type in PEER_TYPES and message[3] in members:
             message[3] += b"?"
         yield message
 

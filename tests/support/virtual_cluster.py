@@ -375,8 +375,11 @@ class VirtualCluster:
             lost = (source, target) in self.cut or peer.engine is None
             if lost or self._identities.get((target, source), 0) != identity:
                 return
-            peer.running.receive_reply(source, frames, self.now)
-            self._soon(peer)
+            if peer.running.receive_reply(source, frames, self.now) or peer.turn_at <= self.now:
+                self._soon(peer)
+            else:
+                # As the real one does: nothing but the next deadline may have changed.
+                self._wake(peer, max(peer.running.next_deadline(self.now), self.now))
 
         self.at(self.now + self.delay, arrive)
 

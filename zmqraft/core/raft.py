@@ -676,6 +676,17 @@ class Raft:
         progress = self.progress.get(peer_id)
         return progress is not None and progress.next <= self.log.last_index
 
+    def has_news_for(self, peer_id: str) -> bool:
+        """Whether `message_to` may have something for this peer before its next heartbeat is due."""
+        progress = self.progress.get(peer_id)
+        return (
+            progress is None
+            or progress.state is not ProgressState.REPLICATE
+            or progress.next <= self.log.last_index
+            or progress.commit_told < self.commit_index
+            or self.reads.wants(peer_id)
+        )
+
     def append_sent(self, peer_id: str, message: SendAppend, last_index: int) -> None:
         """The host has sent the entries of ``message`` up to ``last_index`` (``prev_index`` when there were none)."""
         self.progress[peer_id].sent(message.prev_index, last_index, message.commit_index)

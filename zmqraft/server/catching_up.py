@@ -187,12 +187,13 @@ class CatchingUp:
                 received = self._flow.receive_entries(status, last_index, rest)
         except OutOfOrderError as error:
             raise RemoteProtocolError(str(error)) from error
+        follows = True
         if isinstance(received.item, SnapshotChunk):
-            self._take_chunk(received.item, now, wall_seconds)
+            follows = self._take_chunk(received.item, now, wall_seconds)
         elif received.item is not None:
             self._take_entries(received.item, now)
         self._ask_at = now + _TIMEOUT
-        if received.restart:
+        if received.restart or not follows:
             self._hint, self._ask_at = peer_id, now
         elif received.finished:
             # What is applied there by now has come; it leads, so it is asked again.
@@ -209,7 +210,8 @@ class CatchingUp:
         if reachable_term(term, self._raft.current_term) != term:
             raise RemoteProtocolError(f"something committed of term {term} in term {self._raft.current_term}")
 
-    def _take_chunk(self, chunk: SnapshotChunk, now: float, wall_seconds: float) -> None:
+    def _take_chunk(self, chunk: SnapshotChunk, now: float, wall_seconds: float) -> bool:
+        """Returns whether it follows on what has come: else this is another snapshot, which is to be read anew."""
         self._check_term(chunk.term)
         self._snapshot_progress = (chunk.offset + len(chunk.data), chunk.size)
         # It belongs to no term of a leader: the one of its entry stands for it.
@@ -220,6 +222,8 @@ class CatchingUp:
             self._raft.step_committed_snapshot(taken.term, now)
             if taken.index > self._raft.commit_index:
                 self._install(taken)
+            return True
+        return taken == chunk.offset + len(chunk.data)
 
     def _report(self, now: float) -> None:
         if now >= self._report_at:

@@ -296,6 +296,11 @@ class ClientRequests:
 
     # --- time -------------------------------------------------------------------------------------------------------
 
+    @property
+    def has_reads(self) -> bool:
+        """Whether reads wait for a confirmation."""
+        return len(self._reads) > 0
+
     def tick(self, now: float) -> None:
         """Do what is due: tell clients whose update takes long that it is accepted, drop idle streams."""
         while self._accept and self._accept[0][0] <= now:

@@ -110,6 +110,8 @@ class Engine:
         self.link_urls: dict[str, str] = {}
         # A leader's new entries until they are in the log, within a turn.
         self._unwritten: EntryBatch | None = None
+        # Whether updates may have been left where they are, since no link had room for them.
+        self._is_collecting = False
         # The snapshot that has taken the place of entries which the state machine has not applied.
         self._restore: SnapshotBase | None = None
         self._transfer: LeadershipTransfer | None = None
@@ -211,17 +213,29 @@ class Engine:
         self.dropped[reason] += 1
         logger.debug("%s: dropped a message: %s", self.settings.id, error or reason)
 
-    def receive_reply(self, peer_id: str, frames: Sequence[bytes], now: float) -> None:
-        """A message on the DEALER socket of a peer: the reply to a request to it, if it is an outstanding one."""
+    def receive_reply(self, peer_id: str, frames: Sequence[bytes], now: float) -> bool:
+        """A message on the DEALER socket of a peer: the reply to a request to it, if it is an outstanding one.
+
+        Returns whether a turn has something to do. When nothing else has happened, and `next_deadline` has not come, it
+        may be left out: replies to heartbeats are most of what an idle leader hears.
+        """
         self._is_synced = False
         if frames and self._catching_up.is_answer(frames):
             try:
                 self._catching_up.receive(peer_id, frames, now, self._wall_seconds)
             except RemoteProtocolError as error:
                 self._drop("malformed reply", error)
+            has_work = True
         else:
-            self._calls.receive_reply(peer_id, frames, now)
+            has_work = self._calls.receive_reply(peer_id, frames, now)
         self._after_step()
+        return (
+            has_work
+            or self._is_collecting
+            or self._transfer is not None
+            or self._clients.has_reads
+            or not self.raft.is_leader
+        )
 
     def applied(self, index: int) -> None:
         """The state machine has applied every entry up to ``index``."""
@@ -269,7 +283,8 @@ class Engine:
         Until updates are taken nothing else may be appended: their clients wait for the indexes that they will have.
         """
         change = self._next_change(wall_seconds)
-        if change is None and self._transfer is None and not self._calls.has_way_out(now):
+        self._is_collecting = change is None and self._transfer is None and not self._calls.has_way_out(now)
+        if self._is_collecting:
             return
         self._unwritten = self._clients.take_proposals(now)
         if self._unwritten is not None:

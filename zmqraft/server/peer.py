@@ -424,11 +424,14 @@ class ZmqRaft(ReadyEmitter):
     ) -> None:
         engine, log = self.engine, self._log
         preparation: Future[None] | None = None
-        deadline = -math.inf
+        deadline = others_deadline = -math.inf
         while not (self._closing and self._has_made_way()):
             self._follow_engine(context)
-            self._receive(self._poll(deadline))
+            has_work = self._receive(self._poll(deadline))
             now = time.monotonic()
+            if not has_work and now < deadline:
+                deadline = min(engine.next_deadline(now), others_deadline)
+                continue
             self._send(engine.begin_turn(now, time.time()))
             actions = engine.finish_turn(time.monotonic(), in_background=True)
             if (sync := engine.take_sync()) is not None:
@@ -443,8 +446,8 @@ class ZmqRaft(ReadyEmitter):
             now = time.monotonic()
             self._transfers.tick(now)
             machine_deadline = self._state_machine.tick(now)
-            deadline = min(engine.next_deadline(now), math.inf if machine_deadline is None else machine_deadline)
-            deadline = min(deadline, self._compactor.tick(now))
+            others_deadline = min(math.inf if machine_deadline is None else machine_deadline, self._compactor.tick(now))
+            deadline = min(engine.next_deadline(now), others_deadline)
 
     def _has_made_way(self) -> bool:
         """Whether the peer may end: a leader lets another take over first, so that nobody has to wait for an
@@ -470,9 +473,11 @@ class ZmqRaft(ReadyEmitter):
         wait_ms = min(math.ceil(max(deadline - time.monotonic(), 0.0) * 1000), _POLL_MS_MAX) if deadline > 0 else 0
         return {socket for socket, _ in self._poller.poll(wait_ms)}
 
-    def _receive(self, readable: set[object]) -> None:
-        engine = self.engine
+    def _receive(self, readable: set[object]) -> bool:
+        """Hand in what has arrived. Returns whether a turn has something to do; see `Engine.receive_reply`."""
+        engine, has_work = self.engine, False
         if self._wake_reader in readable:
+            has_work = True
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_reader, 65536)
             for _ in range(len(self._calls)):
@@ -480,13 +485,16 @@ class ZmqRaft(ReadyEmitter):
         for peer_id, link in self._links.items():
             if link.has_kept and link.socket in readable and link.flush():
                 self._watch(link)
+                has_work = True
             if link.socket in readable:
                 for frames in link.receive():
-                    engine.receive_reply(peer_id, frames, time.monotonic())
+                    has_work = engine.receive_reply(peer_id, frames, time.monotonic()) or has_work
         if self._router in readable:
+            has_work = True
             now, wall_seconds = time.monotonic(), time.time()
             for frames, entries in engine.open_intake(wall_seconds).drain(self._router, _DRAIN_MAX):
                 engine.receive_other(frames, entries, now, wall_seconds)
+        return has_work
 
     def _send(self, actions: list[LinkAction]) -> None:
         for action in actions:

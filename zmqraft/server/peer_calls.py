@@ -153,33 +153,41 @@ class PeerCalls:
 
     # --- replies ----------------------------------------------------------------------------------------------------
 
-    def receive_reply(self, peer_id: str, frames: Sequence[bytes], now: float) -> None:
-        """A message from a peer: the reply to a request to it, if it is an outstanding one."""
+    def receive_reply(self, peer_id: str, frames: Sequence[bytes], now: float) -> bool:
+        """A message from a peer: the reply to a request to it, if it is an outstanding one.
+
+        Returns whether anything may follow from it: not from a reply to a heartbeat that says nothing new.
+        """
         if frames and frames[0] in (_CAPABILITIES_ID, _CONFIG_ID):
             self._receive_answer(peer_id, frames)
-            return
+            return True
         link = self._links.get(peer_id)
         count = 0 if link is None or not frames else link.answered_by(frames[0])
         if link is None or count == 0:
             self._drop("late reply", None)
-            return
+            return False
         try:
             if peer_id in self._snapshots:
                 self._receive_snapshot_reply(peer_id, link, frames[1:], now)
-            else:
-                self._receive_reply(peer_id, link, count, frames[1:], now)
+                return True
+            return self._receive_reply(peer_id, link, count, frames[1:], now)
         except RemoteProtocolError as error:
             self._drop("malformed reply", error)
+            return False
 
-    def _receive_reply(self, peer_id: str, link: PeerLink, count: int, frames: Sequence[bytes], now: float) -> None:
+    def _receive_reply(self, peer_id: str, link: PeerLink, count: int, frames: Sequence[bytes], now: float) -> bool:
+        raft = self._raft
         reply = self._decode_reply(frames)
         link.close_requests(count, now)
         if isinstance(reply, VoteReply):
-            self._raft.step_vote_reply(peer_id, reply, now)
-            return
-        self._raft.step_append_reply(peer_id, reply, now, count=count)
-        if not reply.success or reply.term < self._raft.current_term:
+            raft.step_vote_reply(peer_id, reply, now)
+            return True
+        commit_index = raft.commit_index
+        raft.step_append_reply(peer_id, reply, now, count=count)
+        if not reply.success or reply.term < raft.current_term:
             link.give_up()
+            return True
+        return raft.commit_index != commit_index or raft.has_news_for(peer_id)
 
     def _decode_reply(self, frames: Sequence[bytes]) -> VoteReply | AppendReply:
         # The links are reset with every change of role, so the role says what the outstanding request was.

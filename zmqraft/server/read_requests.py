@@ -30,6 +30,10 @@ class ReadRequests:
         #: Number, commit index when it came (None: no entry of the term was committed yet), and who asked.
         self._waiting: deque[tuple[int, int | None, bytes, bytes]] = deque()
 
+    def __len__(self) -> int:
+        """The number of reads that wait."""
+        return len(self._waiting)
+
     def request(
         self, identity: bytes, message_id: bytes, frames: Sequence[bytes], now: float, wall_seconds: float
     ) -> None:
