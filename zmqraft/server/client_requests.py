@@ -54,7 +54,9 @@ class ClientRequests:
         self._waiting = WaitingUpdates()
         #: Takes new updates before anybody else sees them; see `open_intake`.
         self.intake = self._new_intake()
-        self.config_updates = ConfigUpdates(raft, self._find_request, self._is_acceptable, self._reply)
+        self.config_updates = ConfigUpdates(
+            raft, self._find_request, self._is_acceptable, self._reply, lambda: self.last_applied
+        )
         self._reads = ReadRequests(raft, self._reply, dropped)
         # When to tell clients that their update is accepted: (time, first index, last index), rising.
         self._accept: deque[tuple[float, int, int]] = deque()
@@ -306,7 +308,7 @@ class ClientRequests:
         while self._accept and self._accept[0][0] <= now:
             _, first, last = self._accept.popleft()
             self._waiting.accepted(max(first, self.last_applied + 1), last, self.replies)
-        self.config_updates.tick(now, self.last_applied)
+        self.config_updates.tick(now)
         self._reads.tick()
         self._streams.expire(now)
 
