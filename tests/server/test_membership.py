@@ -37,8 +37,8 @@ def check_same(cluster: VirtualCluster, ids: str) -> None:
 
 @pytest.mark.parametrize(
     ("new", "ids"),
-    [("4", "1234"), ("45", "12345"), ("", "12"), ("", "1"), ("456", "456"), ("45", "145")],
-    ids=["add one", "add two", "remove one", "remove two", "replace all", "add two, remove two"],
+    [("4", "1234"), ("45", "12345"), ("", "12"), ("", "1"), ("456", "456"), ("45", "145"), ("45", "1245")],
+    ids=["add one", "add two", "remove one", "remove two", "replace all", "add two, remove two", "add two, remove one"],
 )
 def test_a_change(new: str, ids: str) -> None:
     cluster = started(3, new)
@@ -612,6 +612,34 @@ class TestStrangers:
             cluster.run(0.01)
         assert b"\7" not in cluster.client_replies
         assert (one.failure, one.terms(), one.term) == (None, [1, 1, 1], 1)
+
+
+@pytest.mark.parametrize("ids", ["1234", "12", "124", "3456"])
+def test_a_change_while_a_member_gets_a_snapshot(ids: str) -> None:
+    """It is added to, removed from, or the one that stays in the cluster."""
+    cluster = VirtualCluster(3, peer_msg_data_size=64)
+    for peer_id in "456":
+        cluster.add(peer_id, "123")
+    cluster.foreign = {"3"}
+    cluster.start()
+    cluster.commit(b"before")
+    cluster.crash("3")
+    last = max(cluster.commit(b"update %d" % number) for number in range(50))
+    rest = [peer for peer in cluster.peers.values() if peer.id != "3"]
+    cluster.run_until(lambda: all(peer.running.last_applied >= last for peer in rest))
+    for peer in rest:
+        peer.compact(last)
+    cluster.start("3")
+    three = cluster.peers["3"]
+    cluster.run_until(lambda: sum(target == "3" and frames[1] == b"$" for _, target, frames in cluster.sent) > 5)
+    assert three.log.snapshot.index == 0
+    cluster.change(ids)
+    cluster.commit(b"after")
+    check_same(cluster, ids)
+    if "3" in ids:
+        assert three.log.snapshot.index >= last
+    else:
+        cluster.run_until(lambda: three.role == "client")
 
 
 def test_a_snapshot_has_the_configuration_at_its_index() -> None:
