@@ -112,6 +112,33 @@ def test_the_leader_is_removed() -> None:
     assert leader.members == rest
 
 
+def test_the_clients_of_a_leader_that_is_removed_are_sent_to_the_next() -> None:
+    """It is told by nobody who that is, so it asks; nobody hears that there is no leader."""
+    cluster = started(3)
+    leader = cluster.leader()
+    cluster.run(0.5)
+    cluster.ask_change(leader.id, [peer.id for peer in others(cluster, leader)])
+    updates: list[bytes] = []
+
+    def update() -> bool:
+        updates.append(cluster.update(leader.id, b"%d" % len(updates)))
+        return leader.role == "client" and not leader.running.is_making_way
+
+    while not update():
+        cluster.run(0.002)
+    new = cluster.leader()
+    assert new is not leader
+    replies = [cluster.result(request_id) for request_id in updates]
+    assert (False, new.id) in replies
+    assert not [reply for reply in replies if reply is not None and not reply[0] and reply != (False, new.id)]
+    # And who asks it later.
+    request = Protocols.REQUEST_CONFIG.encode_request(b"^", SECRET)
+    cluster.request(leader.id, b"\7", request)
+    cluster.run(0.01)
+    is_leader, leader_id, _ = Protocols.REQUEST_CONFIG.decode_response(cluster.client_replies[b"\7"][-1])
+    assert (is_leader, leader_id) == (False, new.id)
+
+
 def test_a_leader_that_is_removed_leads_until_the_final_configuration_commits() -> None:
     """FAULTS W10: not at any commit, and not before."""
     cluster = started(5)

@@ -119,7 +119,7 @@ class ConfigUpdates:
             )
         raft = self._raft
         if not raft.is_leader:
-            self._answer((identity, request_id), constants.CONFIG_NOT_LEADER, raft.leader_id)
+            self._answer((identity, request_id), constants.CONFIG_NOT_LEADER, raft.known_leader_id)
         elif self._is_pending(request_id) or self._find_request(request_id) is not None:
             self._wait((identity, request_id), now)
         elif not self._is_acceptable(request_id, wall_seconds):
@@ -192,6 +192,6 @@ class ConfigUpdates:
         """Who waits is told who leads, as far as is known, and asks there with the same id."""
         self._pending = None
         for route in self._waiting.values():
-            self._answer(route, constants.CONFIG_NOT_LEADER, self._raft.leader_id)
+            self._answer(route, constants.CONFIG_NOT_LEADER, self._raft.known_leader_id)
         self._waiting.clear()
         self.deadline = math.inf
