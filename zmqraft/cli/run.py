@@ -53,7 +53,8 @@ def run(
 ) -> int:
     """Run the peer ID, until SIGTERM or SIGINT closes it.
 
-    ID and the other flags go before what the file says. Once the peer is ready, its url is printed.
+    ID and the other flags go before what the file says. Once the peer is ready, its url is printed: one whose log is
+    damaged fetches the entries from the others before that.
     """
     logs.configure(log_level, log_format)
     path = find_config_file(Path()) if config is None else Path(config)
