@@ -125,7 +125,7 @@ class MixedCluster:
 
     def stop(self, *peer_ids: str) -> None:
         """End peers, all of them by default, as an operator does. AssertionError when one says something, or failed."""
-        for peer_id in peer_ids or self.running:
+        for peer_id in peer_ids or self._leader_last():
             self.check(peer_id)
             peer = self._running.pop(peer_id)
             if isinstance(peer, NodeProgram):
@@ -133,6 +133,13 @@ class MixedCluster:
                 peer.close()
             else:
                 assert stop(peer, signal.SIGTERM) == (0, b"")
+
+    def _leader_last(self) -> list[str]:
+        """The running peers in an order that gives the others no leader of their own."""
+        if len(self.running) < 2:
+            return self.running
+        leader = self.leader_id()
+        return sorted(self.running, key=lambda peer_id: peer_id == leader)
 
     def check(self, *peer_ids: str) -> None:
         """AssertionError when a peer, any by default, has ended by itself."""
@@ -161,18 +168,17 @@ class MixedCluster:
         return leader_id
 
     def make_lead(self, peer_ids: Collection[str]) -> str:
-        """Stop and start the leader until it is one of these peers; its id."""
-        leader = ""
+        """Kill and start the leader until it is one of these peers; its id. (One that is asked to stop may choose.)"""
+        leader = self.leader_id()
 
         def leads() -> bool:
             nonlocal leader
-            leader = self.leader_id()
             if leader not in peer_ids:
-                self.stop(leader)
+                loser = leader
+                self.kill(loser)
                 # Started only when another leads, or it might be back in time to be elected again.
-                wait_for(lambda: self.leader_id() != leader, "another leader")
-                self.start(leader)
                 leader = self.leader_id()
+                self.start(loser)
             return leader in peer_ids
 
         wait_for(leads, f"a leader among {', '.join(peer_ids)}")
@@ -195,13 +201,12 @@ class MixedCluster:
             wait_for(have, f"index {index} on every peer; they have {found}")
         return found
 
-    def wait_equal(self) -> int:
-        """Wait until every running peer has applied all that is in the leader's log; the last index."""
+    def wait_caught_up(self) -> int:
+        """Wait until every running peer has applied all that was acknowledged, and one more; the index of that."""
         with self.client() as client:
             last = client.request_update(None, b"the last")
-        infos = self.wait_applied(last)
-        wait_for(lambda: len({info.last_index for info in infos.values()}) == 1, "logs of one length")
-        return max(info.last_index for info in infos.values())
+        self.wait_applied(last)
+        return last
 
     def logs(self) -> dict[str, list[LogEntry]]:
         """The entries of every peer, from its files. For peers that are stopped."""

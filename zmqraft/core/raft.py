@@ -714,7 +714,7 @@ class Raft:
             return
         progress.last_contact = now
         progress.heartbeat_at = self._next_heartbeat(now)
-        self.reads.answered(peer_id, count, in_term=reply.term == self.current_term)
+        self.reads.answered(peer_id, count)
         if reply.success:
             if progress.maybe_update(count):
                 self._maybe_commit()

@@ -261,6 +261,15 @@ class ZmqRaft(ReadyEmitter):
         """
         return self._local_updates.wait_applied(index)
 
+    def read_index(self, *, deadline_s: float | None = None) -> Future[int]:
+        """Make this peer's state machine fresh enough for a linearizable read. From any thread.
+
+        The future has its result, an index, when the leader, whoever that is, has confirmed that it still led after
+        this call (see `ZmqRaftClient.read_index`), and all that was committed by then is applied here. It fails with
+        NotSupportedError when the leader is a peer of zmq-raft, RequestTimeoutError and ClosedError.
+        """
+        return self._local_updates.read_index(deadline_s)
+
     def compact(self, *, force: bool = False) -> Future[int]:
         """Take a snapshot of the state machine, and let it stand for the entries up to there. From any thread.
 
