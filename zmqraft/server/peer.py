@@ -166,7 +166,7 @@ class ZmqRaft(ReadyEmitter):
     @property
     def leader_id(self) -> str | None:
         """The id of the leader, as far as the peer knows."""
-        return self.engine.raft.leader_id
+        return self.engine.raft.known_leader_id
 
     @property
     def catch_up_progress(self) -> CatchUpProgress | None:
