@@ -22,7 +22,7 @@ SOURCES = "_speedups"
 #: The .pxd files stand under the path of their module's name: elsewhere Cython silently does not find them.
 INCLUDE = f"{SOURCES}/include"
 #: What the source archive holds beside the package: its tests and benchmarks run from it.
-SDIST_TREES = ["tests", "bench", SOURCES, ".ci"]
+SDIST_TREES = ["tests", "bench", "examples", SOURCES, ".ci"]
 SDIST_EXCLUDED_SUFFIXES = {".c", ".so", ".pyd", ".pyc"}
 
 

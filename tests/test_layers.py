@@ -32,8 +32,9 @@ LAYERS: dict[str, set[str]] = {
     # A peer is a client too: of the leader, for the updates that are made through it.
     "server": PROTOCOL | {"storage", "client", "_speedups"},
     "asyncio": PROTOCOL | {"client", "server"},
+    "machines": PROTOCOL | {"client", "asyncio"},
     "testing": PROTOCOL | {"storage", "server", "client"},
-    "cli": PROTOCOL | {"storage", "server", "client", "asyncio", "testing", ""},
+    "cli": PROTOCOL | {"storage", "server", "client", "asyncio", "machines", "testing", ""},
     "__main__": {"cli"},
     # zmqraft/__init__.py: the public names, from anywhere but the command.
     "": PROTOCOL | {"storage", "server", "client"},

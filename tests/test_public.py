@@ -30,8 +30,9 @@ def public(module: ModuleType) -> list[str]:
 
 
 def members(cls: type) -> Iterator[tuple[str, object]]:
-    """What a class itself defines for others: its public methods and properties."""
-    for name, value in vars(cls).items():
+    """What a class of ours offers to others, also by bases that are not exported: public methods and properties."""
+    own = [base for base in cls.__mro__ if base.__module__.startswith("zmqraft")]
+    for name, value in {name: value for base in reversed(own) for name, value in vars(base).items()}.items():
         if not name.startswith("_") and (inspect.isroutine(value) or isinstance(value, (property, classmethod))):
             yield name, value
 

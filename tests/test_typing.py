@@ -1,4 +1,4 @@
-"""The public API is typed: programs that use it, those of the README among them, pass ``mypy --strict``."""
+"""The public API is typed: programs that use it, the README's and those in examples/, pass ``mypy --strict``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_programs_of_users_are_checked_strictly(tmp_path: Path) -> None:
     readme = (HERE.parent / "README.md").read_text(encoding="utf-8")
     examples = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
     assert examples
-    paths = [HERE / "support" / "typed_program.py"]
+    paths = [HERE / "support" / "typed_program.py", *sorted((HERE.parent / "examples").glob("*.py"))]
     for number, example in enumerate(examples):
         paths.append(tmp_path / f"example_{number}.py")
         paths[-1].write_text(example, encoding="utf-8")

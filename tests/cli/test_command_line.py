@@ -27,6 +27,8 @@ COMMANDS = (
     "verify",
     "compact",
     "demo",
+    "kv",
+    "console",
 )
 
 

@@ -100,7 +100,7 @@ def test_the_warning_says_what_may_be_lost(survivor: Path) -> None:
         "The log ends with entry 5 of term 3.",
         "What only the others had is lost, also what they have acknowledged.",
         "Of the entries above 0 it is not known here whether they were committed; they will be.",
-        "The others must never run again with their data, not even one of them.",
+        "Who is not among the new members must never run again with the old data.",
         "zmqraft: entry 6 of term 1003 has the new members; the peer can be started",
     ):
         assert line in said

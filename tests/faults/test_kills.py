@@ -62,13 +62,13 @@ def test_kills_at_random_times(tmp_path: Path, seed: int) -> None:
         client = cluster.client()
         for request_id, index in random.sample(list(acknowledged.items()), 20):
             assert client.request_update(request_id, b"again") == index
-        cluster.wait_until_all_have(max(acknowledged.values()))
+        last = max(acknowledged.values())
+        cluster.wait_until_all_have(last)
         cluster.stop()
         logs = [cluster.entries(peer_id) for peer_id in cluster.ids]
         for entries in logs:
             check_entries(entries, acknowledged)
-        shortest = min(map(len, logs))
-        assert all(entries[:shortest] == logs[0][:shortest] for entries in logs)
+        assert all(entries[:last] == logs[0][:last] for entries in logs)
     print(
         f"{ROUNDS} rounds, {kills} kills, {len(acknowledged)} acknowledged updates, seed {seed}, "
         f"{time.monotonic() - began:.0f} s"

@@ -7,6 +7,7 @@ its term with a CHECKPOINT, so each index is one higher than in the recording, a
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Iterator
@@ -18,14 +19,19 @@ import zmq
 from support.golden import load
 from support.local_cluster import PATIENT, SECRET, RawClient, running_cluster, wait_for
 from zmqraft.constants import ABSENT
-from zmqraft.protocol import EntryBatch, EntryType, Protocols, decode_json, encode_uint, request_id_seconds
+from zmqraft.protocol import (
+    EntryBatch,
+    EntryType,
+    Protocols,
+    decode_json,
+    encode_json,
+    encode_uint,
+    request_id_seconds,
+)
 from zmqraft.server.peer import ZmqRaft
 
 CASES: list[dict[str, Any]] = load("conversations.json")["cases"]
-#: Of membership changes only the refusal by a follower: they come with an issue of their own.
-SINGLE = [
-    case for case in CASES if case["server"] == "single peer, leader" and not case["case"].startswith("ConfigUpdate")
-]
+SINGLE = [case for case in CASES if case["server"] == "single peer, leader"]
 THREE = [case for case in CASES if case["server"].startswith("three peers") and "send" in case]
 BROADCAST = next(case for case in CASES if "messages" in case)
 RECORDED_AT = request_id_seconds(bytes.fromhex(SINGLE[2]["send"][0]))
@@ -34,9 +40,15 @@ UPDATES_BETWEEN = {
     "RequestEntries, all": [b"entry-%d" % number for number in range(2, 8)],
     "RequestEntries, larger than the pipeline": [bytes([letter]) * 20000 for letter in b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"],
 }
-#: All ids are moved by the same time: a repeated one must stay the same.
-STARTED_AT = int(time.time())
+#: The url of the single peer in the recording.
+RECORDED_URL = "tcp://127.0.0.1:9041"
 _marks = itertools.count(0x7F000000)
+
+
+@functools.cache
+def started_at() -> int:
+    """All ids are moved by the same time, since a repeated one must stay the same: to that of the first test."""
+    return int(time.time())
 
 
 def mark() -> list[bytes]:
@@ -48,7 +60,7 @@ def frames_of(case: dict[str, Any]) -> list[bytes]:
     """What the case sends, with the times in request ids moved to today."""
     frames = [bytes.fromhex(frame) for frame in case["send"]]
     if len(frames[0]) in (11, 12):
-        seconds = request_id_seconds(frames[0]) - RECORDED_AT + STARTED_AT
+        seconds = request_id_seconds(frames[0]) - RECORDED_AT + started_at()
         frames[0] = seconds.to_bytes(4, "big") + frames[0][4:]
     return frames
 
@@ -202,7 +214,23 @@ def check_broadcast_url(conversation: Conversation, case: dict[str, Any]) -> Non
     assert Protocols.REQUEST_BROADCAST_URL.decode_response(reply[1:]) == (conversation.peer.settings.broadcast.url,)
 
 
+def check_config_update(conversation: Conversation, case: dict[str, Any]) -> None:
+    """The same status, and of a refusal the same kind of error, in the same words as far as they are words."""
+    frames = frames_of(case)
+    value = decode_json(frames[3])
+    if isinstance(value, list):
+        urls = {RECORDED_URL: conversation.peer.url}
+        frames[3] = encode_json([[peer_id, urls.get(url, url)] for peer_id, url in value])
+    (reply,), (expected,) = conversation.client.replies(frames, mark()), recorded(case)
+    assert (reply[0], reply[1], len(reply)) == (frames[0], expected[1], len(expected))
+    if isinstance(decode_json(expected[2]) if len(expected) > 2 else None, dict):
+        error, other = decode_json(reply[2]), decode_json(expected[2])
+        assert error["name"] == other["name"]
+        assert error["message"].startswith(other["message"].partition("\n")[0])
+
+
 CHECKS = {
+    "ConfigUpdate": check_config_update,
     "RequestConfig": check_config,
     "RequestLogInfo": check_log_info,
     "RequestLogInfo on an empty log": check_log_info,

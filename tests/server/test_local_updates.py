@@ -103,6 +103,22 @@ def test_waiting_for_an_index_to_be_applied(tmp_path: Path) -> None:
             follower.update(b"1")
 
 
+def test_a_linearizable_read_here(tmp_path: Path) -> None:
+    with running(tmp_path, 3, Sum) as peers:
+        with ZmqRaftClient([peer.url for peer in peers], secret=peers[0].secret, deadline_s=LONG_S) as client:
+            for number in range(1, 20):
+                index = client.request_update(None, b"1")
+                for peer in peers:
+                    assert peer.read_index().result(LONG_S) >= index
+                    assert peer._state_machine.sum == number  # type: ignore[attr-defined]
+        reading = peers[0].read_index(deadline_s=LONG_S)
+        reading.cancel()
+        waiting = [peers[0].read_index() for _ in range(100)]
+        assert {future.result(LONG_S) for future in waiting} == {index}
+    with pytest.raises(ClosedError):
+        peers[0].read_index()
+
+
 def test_repetition(tmp_path: Path) -> None:
     with running(tmp_path, 1, Sum) as (peer,):
         request_id = new_request_id()

@@ -37,8 +37,8 @@ def check_same(cluster: VirtualCluster, ids: str) -> None:
 
 @pytest.mark.parametrize(
     ("new", "ids"),
-    [("4", "1234"), ("45", "12345"), ("", "12"), ("", "1"), ("456", "456"), ("45", "145")],
-    ids=["add one", "add two", "remove one", "remove two", "replace all", "add two, remove two"],
+    [("4", "1234"), ("45", "12345"), ("", "12"), ("", "1"), ("456", "456"), ("45", "145"), ("45", "1245")],
+    ids=["add one", "add two", "remove one", "remove two", "replace all", "add two, remove two", "add two, remove one"],
 )
 def test_a_change(new: str, ids: str) -> None:
     cluster = started(3, new)
@@ -110,6 +110,33 @@ def test_the_leader_is_removed() -> None:
     check_same(cluster, rest)
     # It still says who is in the cluster.
     assert leader.members == rest
+
+
+def test_the_clients_of_a_leader_that_is_removed_are_sent_to_the_next() -> None:
+    """It is told by nobody who that is, so it asks; nobody hears that there is no leader."""
+    cluster = started(3)
+    leader = cluster.leader()
+    cluster.run(0.5)
+    cluster.ask_change(leader.id, [peer.id for peer in others(cluster, leader)])
+    updates: list[bytes] = []
+
+    def update() -> bool:
+        updates.append(cluster.update(leader.id, b"%d" % len(updates)))
+        return leader.role == "client" and not leader.running.is_making_way
+
+    while not update():
+        cluster.run(0.002)
+    new = cluster.leader()
+    assert new is not leader
+    replies = [cluster.result(request_id) for request_id in updates]
+    assert (False, new.id) in replies
+    assert not [reply for reply in replies if reply is not None and not reply[0] and reply != (False, new.id)]
+    # And who asks it later.
+    request = Protocols.REQUEST_CONFIG.encode_request(b"^", SECRET)
+    cluster.request(leader.id, b"\7", request)
+    cluster.run(0.01)
+    is_leader, leader_id, _ = Protocols.REQUEST_CONFIG.decode_response(cluster.client_replies[b"\7"][-1])
+    assert (is_leader, leader_id) == (False, new.id)
 
 
 def test_a_leader_that_is_removed_leads_until_the_final_configuration_commits() -> None:
@@ -295,7 +322,7 @@ def test_the_same_request_again_is_the_same_change() -> None:
     cluster.client_replies.clear()
     cluster.ask_change(cluster.leader().id, "1234", request_id)
     cluster.run(0.01)
-    assert [reply[0] for reply in cluster.client_replies[request_id]] == [b"\1", b"\1"]
+    assert [reply[0] for reply in cluster.client_replies[request_id]] == [b"\1"]
     assert cluster.changed(request_id) == index
     assert len([entry for entry in cluster.leader().applied if entry.is_config]) == 2
 
@@ -612,6 +639,34 @@ class TestStrangers:
             cluster.run(0.01)
         assert b"\7" not in cluster.client_replies
         assert (one.failure, one.terms(), one.term) == (None, [1, 1, 1], 1)
+
+
+@pytest.mark.parametrize("ids", ["1234", "12", "124", "3456"])
+def test_a_change_while_a_member_gets_a_snapshot(ids: str) -> None:
+    """It is added to, removed from, or the one that stays in the cluster."""
+    cluster = VirtualCluster(3, peer_msg_data_size=64)
+    for peer_id in "456":
+        cluster.add(peer_id, "123")
+    cluster.foreign = {"3"}
+    cluster.start()
+    cluster.commit(b"before")
+    cluster.crash("3")
+    last = max(cluster.commit(b"update %d" % number) for number in range(50))
+    rest = [peer for peer in cluster.peers.values() if peer.id != "3"]
+    cluster.run_until(lambda: all(peer.running.last_applied >= last for peer in rest))
+    for peer in rest:
+        peer.compact(last)
+    cluster.start("3")
+    three = cluster.peers["3"]
+    cluster.run_until(lambda: sum(target == "3" and frames[1] == b"$" for _, target, frames in cluster.sent) > 5)
+    assert three.log.snapshot.index == 0
+    cluster.change(ids)
+    cluster.commit(b"after")
+    check_same(cluster, ids)
+    if "3" in ids:
+        assert three.log.snapshot.index >= last
+    else:
+        cluster.run_until(lambda: three.role == "client")
 
 
 def test_a_snapshot_has_the_configuration_at_its_index() -> None:

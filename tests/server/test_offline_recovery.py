@@ -6,6 +6,7 @@ The disk is one in memory that knows what is durable, see `support.file_systems`
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from zmqraft.protocol import EntryBatch, EntryType, LogEntry, encode_json, new_r
 from zmqraft.server.offline_recovery import Recovery, RecoveryPlan, recover_offline
 from zmqraft.server.recovery import open_raft, recover_configurations
 from zmqraft.server.settings import DataSettings, PeerAddress, Settings
-from zmqraft.storage import FileLog, FileSystem, RaftPersistence, StatePersistence
+from zmqraft.storage import FileLog, FileSystem, RaftPersistence, SnapshotWriter, StatePersistence
 from zmqraft.storage.rotation import keep_copy
 
 STATES = int(os.environ.get("ZMQRAFT_CRASH_STATES", "400"))
@@ -183,13 +184,8 @@ def test_what_is_done_is_not_done_again() -> None:
     def nobody(plan: RecoveryPlan) -> bool:
         raise AssertionError("nothing is to be asked")
 
-    again = recover_offline(SETTINGS, ALONE, nobody, fs=disk)
-    assert again == Recovery(30, 1003 + 1, False, ())
-    after = contents(disk)
-    assert {path: after[path] for path in before if path.endswith("pers")} == {
-        path: before[path] for path in before if path.endswith("pers")
-    }
-    assert len(start(disk).entries) == 30
+    assert recover_offline(SETTINGS, ALONE, nobody, fs=disk) == Recovery(30, 1004, False, ())
+    assert contents(disk) == before
 
 
 @pytest.mark.parametrize(
@@ -243,26 +239,37 @@ def test_a_peer_that_joined_and_is_in_no_configuration_file() -> None:
         assert entry.data == encode_json(urls("4"))
 
 
-def test_files_of_zmq_raft(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["multifile", "truncated", "compacted", "installed"])
+def test_files_of_zmq_raft(tmp_path: Path, name: str) -> None:
     source = Path(__file__).parents[1] / "compat/data"
-    shutil.copytree(source / "multifile", tmp_path, dirs_exist_ok=True)
+    shutil.copytree(source / name, tmp_path, dirs_exist_ok=True)
     shutil.copy(source / "raft.pers", tmp_path / "raft.pers")
     settings = Settings(id="1", peers=PEERS, data=DataSettings(tmp_path))
-    plans: list[RecoveryPlan] = []
-
-    def agree(plan: RecoveryPlan) -> bool:
-        plans.append(plan)
-        return True
-
-    recovery = recover_offline(settings, None, agree)
+    last_index = json.loads((source / "expected.json").read_text())[name]["last_index"]
+    recovery = recover_offline(settings, None, lambda plan: plan.last_index == last_index)
     assert recovery is not None
-    assert (plans[0].last_index, recovery.index) == (30, 31)
+    assert recovery.index == last_index + 1
     for path, copy in recovery.copies:
         assert Path(copy).parent == tmp_path
-        original = source / "raft.pers" if path.endswith(".pers") else next(source.rglob(Path(path).name))
+        original = source / "raft.pers" if path.endswith(".pers") else source / name / Path(path).relative_to(tmp_path)
         assert Path(copy).read_bytes() == original.read_bytes()
     with contextlib.closing(FileLog.open(tmp_path / "log", tmp_path / "snap")) as log:
-        assert log.config_indexes()[-1] == 31
+        assert log.config_indexes()[-1] == recovery.index
+
+
+def test_a_log_that_a_start_has_to_finish_first() -> None:
+    """A crash came when a leader's snapshot had its place, and the log had not yet given way."""
+    disk = disk_with()
+    with SnapshotWriter("/data/snap", 50, 9, fs=disk, kept_max=0) as writer:
+        writer.write(b"state")
+        writer.finish().close()
+    before = contents(disk)
+    with pytest.raises(ConfigurationError, match="half-way through a change that a start finishes: start the peer"):
+        recovered(disk)
+    assert contents(disk) == before
+    start(disk)
+    assert recovered(disk).index == 51
+    assert start(disk).configuration.urls == dict(ALONE)
 
 
 # --- crashes and failures --------------------------------------------------------------------------------------------
@@ -309,7 +316,7 @@ def scenario(count: int, *, torn: bool) -> Scenario:
         again = start(disk.crash())
         assert again.configuration.urls == dict(ALONE)
         assert again.entries[: len(opened.entries)] == opened.entries
-        assert (again.term, again.voted_for) == (again.entries[-1].term, "1")
+        assert again.role is Role.LEADER
 
     return prepare, run, Told, check
 

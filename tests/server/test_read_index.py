@@ -207,6 +207,17 @@ def test_an_update_that_comes_when_the_appends_of_reads_are_given_up_travels_lik
     assert reads.leader.engine is running
 
 
+def test_an_answer_of_an_earlier_term_confirms_nothing() -> None:
+    reads = Reads(election_timeout_min=2000, election_timeout_max=3000)
+    reads.cluster.change_reply = lambda _, frames: [frames[0], b"\0", *frames[2:]] if len(frames) == 3 else frames
+    message_id = reads.ask()
+    reads.cluster.run(0.5)
+    assert reads.answer(message_id) is None
+    reads.cluster.change_reply = None
+    reads.cluster.run(0.5)
+    assert reads.answer(message_id) == (2, ABSENT)
+
+
 class TestRounds:
     """The core alone."""
 
@@ -222,14 +233,8 @@ class TestRounds:
         reads.sent("2")
         assert not reads.wants("2")
         assert reads.confirmed("1", VOTERS) == 0
-        reads.answered("2", 1, in_term=True)
+        reads.answered("2", 1)
         assert reads.confirmed("1", VOTERS) == number
-
-    def test_answers_of_another_term_do_not(self, reads: ReadIndex) -> None:
-        reads.begin()
-        reads.sent("2")
-        reads.answered("2", 1, in_term=False)
-        assert reads.confirmed("1", VOTERS) == 0
 
     def test_each_answer_counts_for_what_came_before_it_was_sent(self, reads: ReadIndex) -> None:
         first = reads.begin()
@@ -237,9 +242,9 @@ class TestRounds:
         second = reads.begin()
         assert second == first + 1
         reads.sent("2")
-        reads.answered("2", 1, in_term=True)
+        reads.answered("2", 1)
         assert reads.confirmed("1", VOTERS) == first
-        reads.answered("2", 1, in_term=True)
+        reads.answered("2", 1)
         assert reads.confirmed("1", VOTERS) == second
 
     def test_one_answer_counts_for_those_before_it(self, reads: ReadIndex) -> None:
@@ -247,7 +252,7 @@ class TestRounds:
         reads.sent("2")
         second = reads.begin()
         reads.sent("2")
-        reads.answered("2", 2, in_term=True)
+        reads.answered("2", 2)
         assert reads.confirmed("1", VOTERS) == second
 
     def test_what_is_lost_is_sent_again(self, reads: ReadIndex) -> None:
@@ -256,7 +261,7 @@ class TestRounds:
         reads.lost("2")
         assert reads.wants("2")
         reads.sent("2")
-        reads.answered("2", 1, in_term=True)
+        reads.answered("2", 1)
         assert reads.confirmed("1", VOTERS) == number
 
     def test_a_joint_configuration_needs_both_majorities(self, reads: ReadIndex) -> None:
@@ -264,10 +269,10 @@ class TestRounds:
         both = (frozenset("123"), frozenset("1456"))
         for peer_id in "2345":
             reads.sent(peer_id)
-        reads.answered("2", 1, in_term=True)
-        reads.answered("4", 1, in_term=True)
+        reads.answered("2", 1)
+        reads.answered("4", 1)
         assert reads.confirmed("1", both) == 0
-        reads.answered("5", 1, in_term=True)
+        reads.answered("5", 1)
         assert reads.confirmed("1", both) == number
 
 

@@ -6,13 +6,16 @@ from collections.abc import Callable
 
 import pytest
 
-from support.virtual_cluster import SECRET, VirtualCluster
+from support.virtual_cluster import SECRET, VirtualCluster, settings_of
+from zmqraft.api import LogBase
 from zmqraft.constants import ENTRIES_LAST, ENTRIES_MORE, ENTRIES_NOT_LEADER, ENTRIES_SNAPSHOT
-from zmqraft.errors import RemoteProtocolError
+from zmqraft.errors import ClosedError, ConfigurationError, CorruptionError, RemoteProtocolError, StorageError
 from zmqraft.protocol import EntryBatch, LogEntry, Protocols
 from zmqraft.protocol.entries_flow import SnapshotChunk
-from zmqraft.server.repair import EntriesFetch
-from zmqraft.storage import MemoryLog, MemorySnapshot
+from zmqraft.server.repair import EntriesFetch, open_mended
+from zmqraft.server.settings import Settings
+from zmqraft.storage import MemoryLog, MemoryPersistence, MemorySnapshot
+from zmqraft.storage.mending import DamagedEntries
 
 
 class Fetching:
@@ -151,6 +154,56 @@ def test_a_snapshot_of_another_leader_begins_at_its_start() -> None:
     new = fetching.chunks[2:]
     assert b"".join(chunk.data for chunk in new) == b"another state of another peer"
     assert {(chunk.index, chunk.term, chunk.size) for chunk in new} == {(40, 1, 29)}
+
+
+# --- when there is nothing to fetch -----------------------------------------------------------------------------------
+
+
+def refuse(error: Exception) -> Callable[[Settings], LogBase]:
+    def open_log(_: Settings) -> LogBase:
+        raise error
+
+    return open_log
+
+
+DAMAGE = CorruptionError("damaged", path="/log/0.rlog", index=7)
+
+
+def test_damage_that_others_cannot_help_with_is_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of anything else than entries; and of entries when there is no other peer."""
+    for error in (CorruptionError("damaged", path="/snap"), ConfigurationError("something else")):
+        with pytest.raises(type(error)) as caught:
+            open_mended(settings_of("1", "123"), refuse(error), MemoryPersistence(), lambda: False)
+        assert caught.value is error
+    monkeypatch.setattr("zmqraft.server.repair.find_damage", lambda _: DamagedEntries("/log/0.rlog", 7, 8))
+    with pytest.raises(CorruptionError) as alone:
+        open_mended(settings_of("1", "1"), refuse(DAMAGE), MemoryPersistence(), lambda: False)
+    assert alone.value is DAMAGE
+
+
+def test_the_members_are_those_of_the_state_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zmqraft.server.repair.find_damage", lambda _: DamagedEntries("/log/0.rlog", 7, 8))
+    state = MemoryPersistence()
+    state.update_peers([("1", "tcp://127.0.0.1:8000")], None, None)
+    with pytest.raises(CorruptionError) as caught:
+        open_mended(settings_of("1", "123"), refuse(DAMAGE), state, lambda: False)
+    assert caught.value is DAMAGE
+
+
+def test_a_disk_that_fails_is_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("zmqraft.server.repair.find_damage", fail)
+    with pytest.raises(StorageError, match=r"cannot mend /log/0\.rlog: Input/output error"):
+        open_mended(settings_of("1", "123"), refuse(DAMAGE), MemoryPersistence(), lambda: False)
+
+
+def test_it_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zmqraft.server.repair.find_damage", lambda _: DamagedEntries("/log/0.rlog", 7, 8))
+    asked = iter([False, False, True])
+    with pytest.raises(ClosedError, match="was stopped before its log was mended"):
+        open_mended(settings_of("1", "123"), refuse(DAMAGE), MemoryPersistence(), lambda: next(asked))
 
 
 # --- answers that nobody should give --------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from typing_extensions import assert_type
 
-import zmqraft
+import zmqraft.asyncio
 from zmqraft import (
     BroadcastStateMachine,
     ClusterConfiguration,
@@ -38,6 +38,7 @@ from zmqraft import (
     ZmqRaftSubscriber,
     build_peer,
 )
+from zmqraft.machines import AsyncKeyValueClient, Change, CounterClient, KeyValueClient, Lease, LockClient, Stored
 
 
 class Machine(StateMachineBase):
@@ -123,6 +124,52 @@ def encode(configuration: ClusterConfiguration) -> list[bytes]:
     assert_type(zmqraft.new_request_id(), bytes)
     assert_type(zmqraft.EXTENSIONS, bool)
     return Protocols.REQUEST_CONFIG.encode_request(b"^", b"secret")
+
+
+class AsyncMachine(zmqraft.asyncio.StateMachineBase):
+    async def apply_entries(self, entries: EntryBatch, term: int) -> Sequence[int]:
+        return [entry.index for entry in entries]
+
+
+def results(peer: ZmqRaft) -> int:
+    assert_type(peer.wait_applied(5), Future[int])
+    assert_type(peer.read_index(deadline_s=1.0), Future[int])
+    return int(peer.update(b"data").result())
+
+
+async def in_asyncio(settings: Settings) -> None:
+    async with zmqraft.asyncio.build_peer(settings, state_machine=lambda _: AsyncMachine()) as peer:
+        assert_type(peer, zmqraft.asyncio.ZmqRaft)
+        assert_type(await peer.wait_applied(5), int)
+    async with zmqraft.asyncio.ZmqRaftClient("127.0.0.1", secret="secret") as client:
+        assert_type(await client.request_update(None, b"data"), int)
+        assert_type(await (await client.submit_update(b"data")), int)
+        assert_type(await client.read_index(), int)
+        assert_type(await client.request_log_info(), LogInfo)
+        async for index in client.request_updates([b"data"]):
+            assert_type(index, int)
+        async with client.request_entries(linearizable=True) as entries:
+            async for entry in entries:
+                assert_type(entry, LogEntry | SnapshotChunk)
+    async with zmqraft.asyncio.ZmqRaftSubscriber("127.0.0.1") as subscriber:
+        async for entry in subscriber:
+            assert_type(entry, LogEntry | SnapshotChunk)
+    async with AsyncKeyValueClient("127.0.0.1") as store:
+        assert_type(await store.get(b"key"), Stored | None)
+        async for change in store.watch(b"key"):
+            assert_type(change, Change)
+
+
+def use_machines() -> None:
+    with KeyValueClient("127.0.0.1") as store:
+        assert_type(store.put(b"key", b"value"), int)
+        assert_type(store.compare_and_swap(b"key", None, b"value"), bool)
+        for key, stored in store.scan():
+            assert_type((key, stored), tuple[bytes, Stored])
+    with LockClient("127.0.0.1") as locks:
+        assert_type(locks.acquire("name"), Lease)
+    with CounterClient("127.0.0.1") as counter:
+        assert_type(counter.add(1), int)
 
 
 def listen(url: str) -> None:

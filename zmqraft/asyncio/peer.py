@@ -212,6 +212,13 @@ class ZmqRaft:
         """
         return await asyncio.wrap_future(self.peer.wait_applied(index))
 
+    async def read_index(self, *, deadline_s: float | None = None) -> int:
+        """Wait until this peer's state machine is fresh enough for a linearizable read; the index that it had to reach.
+
+        As `zmqraft.ZmqRaft.read_index`, with the same errors.
+        """
+        return await asyncio.wrap_future(self.peer.read_index(deadline_s=deadline_s))
+
     async def compact(self, *, force: bool = False) -> int:
         """Take a snapshot of the state machine, and let it stand for the entries up to there; its index.
 

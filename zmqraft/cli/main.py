@@ -38,6 +38,8 @@ _COMMANDS = {
     "compact": "zmqraft.cli.compact",
     "recover": "zmqraft.cli.recover",
     "demo": "zmqraft.cli.demo",
+    "kv": "zmqraft.cli.kv",
+    "console": "zmqraft.cli.console",
 }
 
 

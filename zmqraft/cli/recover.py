@@ -89,7 +89,7 @@ def _warning(plan: RecoveryPlan) -> list[str]:
         f" - Of the entries above {plan.committed} it is not known here whether they were committed; they will be."
         if plan.committed < plan.last_index
         else " - All entries here are known to be committed.",
-        " - The others must never run again with their data, not even one of them.",
+        " - Who is not among the new members must never run again with the old data.",
     ]
     if plan.peer_id not in plan.before:
         lines.append(f" - {plan.peer_id!r} is no member, so its log may be far behind.")

@@ -11,16 +11,18 @@ import logging
 import queue
 import signal
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
+from zmqraft.api import StateMachineBase
 from zmqraft.cli import logs
 from zmqraft.errors import ClosedError, ConfigurationError, CorruptionError, ZmqRaftError
 from zmqraft.server.config_file import NAMESPACE_DEFAULT, load_settings
 from zmqraft.server.settings import Settings
 
-__all__ = ["find_config_file", "run"]
+__all__ = ["find_config_file", "run", "run_peer"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +53,8 @@ def run(
 ) -> int:
     """Run the peer ID, until SIGTERM or SIGINT closes it.
 
-    ID and the other flags go before what the file says. Once the peer is ready, its url is printed.
+    ID and the other flags go before what the file says. Once the peer is ready, its url is printed: one whose log is
+    damaged fetches the entries from the others before that.
     """
     logs.configure(log_level, log_format)
     path = find_config_file(Path()) if config is None else Path(config)
@@ -69,8 +72,10 @@ def find_config_file(directory: Path) -> Path:
     return found[0]
 
 
-def run_peer(settings: Settings) -> int:
+def run_peer(settings: Settings, *, state_machine: Callable[[Settings], StateMachineBase] | None = None) -> int:
     """Run a peer until it is asked to stop, or fails. Returns the exit status; an error of the settings is raised.
+
+    ``state_machine`` makes one in place of that of the settings.
 
     A peer that comes upon a damaged entry of its log ends, and another one begins: that mends the log before it runs.
     """
@@ -88,7 +93,7 @@ def run_peer(settings: Settings) -> int:
         signal.signal(number, stop)
     damaged: set[int] = set()
     while True:
-        error = _run_once(settings, signals, endings, say_url=not damaged)
+        error = _run_once(settings, state_machine, signals, endings, say_url=not damaged)
         if error is None or signals:
             return 0 if error is None else 1
         # A peer that fails has logged why. An entry that was put back and is damaged again is a matter for somebody.
@@ -99,13 +104,18 @@ def run_peer(settings: Settings) -> int:
 
 
 def _run_once(
-    settings: Settings, signals: list[str], endings: queue.SimpleQueue[str], *, say_url: bool
+    settings: Settings,
+    state_machine: Callable[[Settings], StateMachineBase] | None,
+    signals: list[str],
+    endings: queue.SimpleQueue[str],
+    *,
+    say_url: bool,
 ) -> BaseException | None:
     """Run a peer to its end; why it has failed, if it has after its start."""
-    from zmqraft.server.builder import build_peer
+    from zmqraft.server.builder import build_peer, make_state_machine
 
     try:
-        raft = build_peer(settings, stopped=lambda: bool(signals))
+        raft = build_peer(settings, state_machine=state_machine or make_state_machine, stopped=lambda: bool(signals))
     except ClosedError:
         # It was asked to stop before its log was mended.
         return None

@@ -170,6 +170,10 @@ class RaftRequests(ClientBase):
         """
         return cast(int, self._ask(partial(ReadIndexRequest, self._secret), deadline_s))
 
+    def submit_read_index(self, *, deadline_s: float | None = None) -> Future[int]:
+        """As `read_index`, without waiting: a future of the index. Many may be under way, and share their rounds."""
+        return self._start(partial(ReadIndexRequest, self._secret), deadline_s)
+
     def request_config(self, *, deadline_s: float | None = None) -> ClusterInfo:
         """Who leads, and which peers there are. Raises RequestTimeoutError and ClosedError."""
         return cast(ClusterInfo, self._ask(partial(ClusterInfoRequest, self._secret), deadline_s))

@@ -124,6 +124,8 @@ class Raft:
         self.synced_index = log.last_index
         self.role = Role.FOLLOWER
         self.leader_id: str | None = None
+        #: Who leads, by hearsay: of a peer that is no member, so that nobody tells it. For clients only.
+        self.leader_hint: str | None = None
         #: Whether the configuration is that of the log: not after a snapshot that came without one (see
         #: `snapshot_installed`). A peer that does not know does not stand for election.
         self.is_configuration_known = is_configuration_known
@@ -170,6 +172,11 @@ class Raft:
     def commits_in_term(self) -> bool:
         """Whether an entry of the current term is committed: only then does a leader know of all that is (5.4.2, 8)."""
         return self.log.term_at(self.commit_index) == self.current_term
+
+    @property
+    def known_leader_id(self) -> str | None:
+        """What clients are told of who leads."""
+        return self.leader_hint if self.leader_id is None and self.role is Role.CLIENT else self.leader_id
 
     @property
     def peer_urls(self) -> dict[str, str]:
@@ -714,7 +721,7 @@ class Raft:
             return
         progress.last_contact = now
         progress.heartbeat_at = self._next_heartbeat(now)
-        self.reads.answered(peer_id, count, in_term=reply.term == self.current_term)
+        self.reads.answered(peer_id, count)
         if reply.success:
             if progress.maybe_update(count):
                 self._maybe_commit()

@@ -48,14 +48,13 @@ class ReadIndex:
         self._sent[peer_id] = self._newest
         self._under_way.setdefault(peer_id, deque()).append(self._newest)
 
-    def answered(self, peer_id: str, count: int, *, in_term: bool) -> None:
-        """The last of the ``count`` oldest appends under way was answered, ``in_term``: in the leader's own."""
+    def answered(self, peer_id: str, count: int) -> None:
+        """The last of the ``count`` oldest appends under way was answered, in the leader's own term."""
         under_way = self._under_way[peer_id]
         for _ in range(count - 1):
             under_way.popleft()
         number = under_way.popleft()
-        if in_term:
-            self._answered[peer_id] = max(self._answered.get(peer_id, 0), number)
+        self._answered[peer_id] = max(self._answered.get(peer_id, 0), number)
 
     def lost(self, peer_id: str) -> None:
         """No answer to what is under way to this peer counts any more."""

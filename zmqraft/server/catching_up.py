@@ -29,8 +29,10 @@ __all__ = ["CatchUpProgress", "CatchingUp"]
 
 logger = logging.getLogger(__name__)
 
-#: With no reply for so many seconds the next peer is asked; when there is nothing new, the same after so many.
+#: With no reply for so many seconds the next peer is asked, and when it does not lead, after so many; when there is
+#: nothing new, the same after so many.
 _TIMEOUT = 1.0
+_SEARCH_PAUSE = 0.05
 _PAUSE = 0.5
 #: How often it is logged how far it has come, in seconds.
 _REPORT_INTERVAL = 5.0
@@ -178,8 +180,10 @@ class CatchingUp:
         status, value, last_index, rest = Protocols.REQUEST_ENTRIES.decode_response(frames[1:])
         if status == constants.ENTRIES_NOT_LEADER:
             self._hint = value if isinstance(value, str) and value != peer_id else None
-            self._ask_at = now + _PAUSE
+            self._raft.leader_hint = self._hint
+            self._ask_at = now + _SEARCH_PAUSE
             return
+        self._raft.leader_hint = peer_id
         try:
             if status == constants.ENTRIES_SNAPSHOT:
                 received = self._flow.receive_chunk(value, last_index, rest)

@@ -54,7 +54,9 @@ class ClientRequests:
         self._waiting = WaitingUpdates()
         #: Takes new updates before anybody else sees them; see `open_intake`.
         self.intake = self._new_intake()
-        self.config_updates = ConfigUpdates(raft, self._find_request, self._is_acceptable, self._reply)
+        self.config_updates = ConfigUpdates(
+            raft, self._find_request, self._is_acceptable, self._reply, lambda: self.last_applied
+        )
         self._reads = ReadRequests(raft, self._reply, dropped)
         # When to tell clients that their update is accepted: (time, first index, last index), rising.
         self._accept: deque[tuple[float, int, int]] = deque()
@@ -118,7 +120,7 @@ class ClientRequests:
             raise RemoteProtocolError(f"the data of an update has {len(data)} bytes")
         encode = Protocols.REQUEST_UPDATE.encode_response
         if not self._raft.is_leader:
-            self._reply(identity, request_id, encode(False, self._raft.leader_id))
+            self._reply(identity, request_id, encode(False, self._raft.known_leader_id))
             return
         index = self._find_request(request_id)
         if index is not None and index <= self.last_applied:
@@ -230,13 +232,13 @@ class ClientRequests:
             self._refuse_updates()
 
     def _refuse_updates(self) -> None:
-        refusal = Protocols.REQUEST_UPDATE.encode_response(False, self._raft.leader_id)
+        refusal = Protocols.REQUEST_UPDATE.encode_response(False, self._raft.known_leader_id)
         self._waiting.refuse_all(refusal, self.replies)
 
     def _refuse_all(self) -> None:
         self.config_updates.leadership_lost()
         self._refuse_updates()
-        self.replies.extend(self._streams.refuse_all(self._raft.leader_id))
+        self.replies.extend(self._streams.refuse_all(self._raft.known_leader_id))
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -245,7 +247,9 @@ class ClientRequests:
     ) -> None:
         _, _, previous_index, count, offset = Protocols.REQUEST_ENTRIES.decode_request(frames)
         if not self._raft.is_leader:
-            refusal = Protocols.REQUEST_ENTRIES.encode_response(constants.ENTRIES_NOT_LEADER, self._raft.leader_id)
+            refusal = Protocols.REQUEST_ENTRIES.encode_response(
+                constants.ENTRIES_NOT_LEADER, self._raft.known_leader_id
+            )
             self._reply(identity, message_id, refusal)
             return
         route = (identity, message_id)
@@ -258,7 +262,7 @@ class ClientRequests:
         raft = self._raft
         peers = [list(peer) for peer in raft.configuration.urls.items()]
         self._reply(
-            identity, message_id, Protocols.REQUEST_CONFIG.encode_response(raft.is_leader, raft.leader_id, peers)
+            identity, message_id, Protocols.REQUEST_CONFIG.encode_response(raft.is_leader, raft.known_leader_id, peers)
         )
 
     def _request_log_info(
@@ -268,7 +272,7 @@ class ClientRequests:
         raft = self._raft
         reply = Protocols.REQUEST_LOG_INFO.encode_response(
             raft.is_leader,
-            raft.leader_id,
+            raft.known_leader_id,
             raft.current_term,
             raft.log.first_index,
             self.last_applied,
@@ -306,7 +310,7 @@ class ClientRequests:
         while self._accept and self._accept[0][0] <= now:
             _, first, last = self._accept.popleft()
             self._waiting.accepted(max(first, self.last_applied + 1), last, self.replies)
-        self.config_updates.tick(now, self.last_applied)
+        self.config_updates.tick(now)
         self._reads.tick()
         self._streams.expire(now)
 

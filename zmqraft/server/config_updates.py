@@ -74,9 +74,11 @@ def _peer_of(item: object) -> tuple[str, str]:
         raise _RefusedError("AssertionError", "peer id must be a non-empty string")
     try:
         canonical = parse_url(url)
+        if not url.lower().startswith("tcp://"):
+            raise ConfigurationError(f"not a url like tcp://host:port: {url!r:.100}")
     except ConfigurationError as error:
         raise _RefusedError("AssertionError", f"peer url protocol must be tcp: {error}") from None
-    if not (url.lower().startswith("tcp://") and url.endswith(canonical[canonical.rindex(":") :])):
+    if not url.endswith(canonical[canonical.rindex(":") :]):
         raise _RefusedError("AssertionError", f"peer url must be tcp://address:port, not {url!r:.100}")
     return peer_id, canonical
 
@@ -90,6 +92,7 @@ class ConfigUpdates:
         find_request: Callable[[bytes], int | None],
         is_acceptable: Callable[[bytes, float], bool],
         reply: Callable[[bytes, bytes, Sequence[bytes]], None],
+        last_applied: Callable[[], int],
     ) -> None:
         """``find_request`` gives the index of a request id in the log, ``is_acceptable`` whether a new one is neither
         too old nor too far ahead."""
@@ -97,6 +100,7 @@ class ConfigUpdates:
         self._find_request = find_request
         self._is_acceptable = is_acceptable
         self._reply = reply
+        self._last_applied = last_applied
         self._pending: ConfigChange | None = None
         # Who waits, by request id: that of the pending change, or of one that is in the log.
         self._waiting: dict[bytes, _Route] = {}
@@ -115,7 +119,7 @@ class ConfigUpdates:
             )
         raft = self._raft
         if not raft.is_leader:
-            self._answer((identity, request_id), constants.CONFIG_NOT_LEADER, raft.leader_id)
+            self._answer((identity, request_id), constants.CONFIG_NOT_LEADER, raft.known_leader_id)
         elif self._is_pending(request_id) or self._find_request(request_id) is not None:
             self._wait((identity, request_id), now)
         elif not self._is_acceptable(request_id, wall_seconds):
@@ -139,7 +143,10 @@ class ConfigUpdates:
         self._reply(*route, Protocols.CONFIG_UPDATE.encode_response(status, *value))
 
     def _wait(self, route: _Route, now: float) -> None:
-        """It is answered by `tick`, in this turn if the change is done already."""
+        """It is answered now, if the change is done already, or by `tick`."""
+        if (index := self._done_index(route[1])) is not None:
+            self._answer(route, constants.CONFIG_ACCEPTED, index)
+            return
         if route[1] not in self._waiting:
             self._answer(route, constants.CONFIG_ACCEPTED)
         self._waiting[route[1]] = route
@@ -155,18 +162,23 @@ class ConfigUpdates:
         pending, self._pending = self._pending, None
         return pending
 
-    def tick(self, now: float, last_applied: int) -> None:
+    def _done_index(self, request_id: bytes) -> int | None:
+        """The index of the entry with this id, if what it began is done: of an update, when it is applied; of a change,
+        when its final configuration is committed and applied."""
+        index = None if self._is_pending(request_id) else self._find_request(request_id)
+        if index is None:
+            return None
+        configurations, done_until = self._raft.configurations, self._last_applied()
+        if self._raft.is_changing or done_until < configurations.current_index:
+            done_until = min(done_until, configurations.change_index - 1)
+        return index if index <= done_until else None
+
+    def tick(self, now: float) -> None:
         """Answer those whose change is done, and let the others know, now and then, that it goes on."""
         if not self._waiting:
             return
-        configurations = self._raft.configurations
-        # A request id in the log that is not of a change is that of an update; it is done when it is applied.
-        done_until = last_applied
-        if self._raft.is_changing or last_applied < configurations.current_index:
-            done_until = min(last_applied, configurations.change_index - 1)
         for request_id, route in list(self._waiting.items()):
-            index = None if self._is_pending(request_id) else self._find_request(request_id)
-            if index is not None and index <= done_until:
+            if (index := self._done_index(request_id)) is not None:
                 del self._waiting[request_id]
                 self._answer(route, constants.CONFIG_ACCEPTED, index)
             elif now >= self.deadline:
@@ -180,6 +192,6 @@ class ConfigUpdates:
         """Who waits is told who leads, as far as is known, and asks there with the same id."""
         self._pending = None
         for route in self._waiting.values():
-            self._answer(route, constants.CONFIG_NOT_LEADER, self._raft.leader_id)
+            self._answer(route, constants.CONFIG_NOT_LEADER, self._raft.known_leader_id)
         self._waiting.clear()
         self.deadline = math.inf

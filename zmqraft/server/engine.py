@@ -458,7 +458,7 @@ class Engine:
 
     def _release(self, now: float) -> None:
         """Who was kept waiting is answered: by now it is known who leads, or it takes too long."""
-        if self.raft.leader_id is not None or now >= self._release_at:
+        if self.raft.known_leader_id is not None or now >= self._release_at:
             self._clients.release(now, self._wall_seconds)
 
     # --- a leader's snapshot ------------------------------------------------------------------------------------------

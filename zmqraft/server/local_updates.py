@@ -75,6 +75,14 @@ class LocalUpdates:
         self._when_applied(index, future)
         return future
 
+    def read_index(self, deadline_s: float | None) -> Future[int]:
+        """See `ZmqRaft.read_index`."""
+        future: Future[int] = Future()
+        reading = self._open_client().submit_read_index(deadline_s=deadline_s)
+        future.add_done_callback(lambda ended: reading.cancel() if ended.cancelled() else None)
+        reading.add_done_callback(lambda read: self._confirmed(future, read))
+        return future
+
     def applied(self, batch: EntryBatch, results: Sequence[Any] | None) -> None:
         """The state machine has applied a batch, and returned ``results``: one for each entry, or None."""
         self._last_applied = batch.last_index
@@ -138,6 +146,17 @@ class LocalUpdates:
         update.index = committing.result()
         with contextlib.suppress(ClosedError):
             self._when_applied(update.index, update)
+
+    def _confirmed(self, future: Future[int], reading: Future[int]) -> None:
+        if reading.cancelled():
+            return
+        if (error := reading.exception()) is not None:
+            _fail(future, error)
+            return
+        try:
+            self._when_applied(reading.result(), future)
+        except ClosedError as closed:
+            _fail(future, closed)
 
     def _when_applied(self, index: int, waiter: _LocalUpdate | Future[int]) -> None:
         with self._lock:

@@ -46,6 +46,8 @@ class RecoveryPlan:
     #: The configuration that counts, which may be a joint one, and the one that is to take its place.
     before: ClusterConfiguration
     after: ClusterConfiguration
+    #: The entry of the former.
+    before_index: int
     last_index: int
     last_term: int
     #: Entries up to here are known to be committed; above, nobody here can tell.
@@ -57,14 +59,14 @@ class RecoveryPlan:
 
     @property
     def is_new(self) -> bool:
-        """Whether there is anything to do to the log; the state file may be behind it."""
+        """Whether there is anything to do."""
         return self.before.is_joint or self.before.urls != self.after.urls
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """What was done: the entry of the configuration that counts, whether it is a new one, and the copies that were
-    kept, as (file, copy)."""
+    """What was done: the entry of the configuration that counts, the last term of the log, whether the entry is a new
+    one, and the copies that were kept, as (file, copy)."""
 
     index: int
     term: int
@@ -88,9 +90,9 @@ def recover_offline(
     _check_data(settings, fs)
     with lock_directory(settings.data.directory, fs=fs):
         plan = _examine(settings, peers, fs)
-        if plan.is_new and not confirm(plan):
-            return None
-        return _carry_out(settings, plan, fs)
+        if not plan.is_new:
+            return Recovery(plan.before_index, plan.last_term, False, ())
+        return _carry_out(settings, plan, fs) if confirm(plan) else None
 
 
 def _check_data(settings: Settings, fs: FileSystem) -> None:
@@ -157,16 +159,17 @@ def _plan(
 ) -> RecoveryPlan:
     if log.last_index == 0:
         raise ConfigurationError(f"the log at {log.path} is empty: there is nothing to recover; start a new cluster")
-    before = recover_configurations(settings, log, state).current
+    history = recover_configurations(settings, log, state)
     return RecoveryPlan(
-        settings.id,
-        before,
-        _new_configuration(settings, before, peers),
-        log.last_index,
-        log.last_term,
-        min(max(last_applied, log.snapshot.index), log.last_index),
-        max(state.current_term, log.last_term) + _TERM_MARGIN,
-        (),
+        peer_id=settings.id,
+        before=history.current,
+        after=_new_configuration(settings, history.current, peers),
+        before_index=history.current_index,
+        last_index=log.last_index,
+        last_term=log.last_term,
+        committed=min(max(last_applied, log.snapshot.index), log.last_index),
+        term=max(state.current_term, log.last_term) + _TERM_MARGIN,
+        files=(),
     )
 
 
@@ -194,30 +197,20 @@ def _new_configuration(
 
 
 def _carry_out(settings: Settings, plan: RecoveryPlan, fs: FileSystem) -> Recovery:
-    copies = tuple((path, _keep_copy(settings, path, fs)) for path in plan.files) if plan.is_new else ()
+    copies = tuple((path, _keep_copy(settings, path, fs)) for path in plan.files)
+    peers, request_id = plan.after.to_value(), new_request_id(fs.now_seconds())
     with (
         contextlib.closing(_open_state(settings, fs)) as state,
         contextlib.closing(_open_log(settings, fs)) as log,
     ):
-        if plan.is_new:
-            index = log.last_index + 1
-            data = encode_json(plan.after.to_value())
-            request_id = new_request_id(fs.now_seconds())
-            log.append(EntryBatch.from_entries([LogEntry(index, plan.term, EntryType.CONFIG, request_id, data)]))
-            log.sync()
-        _follow_log(settings, log, state)
-        return Recovery(log.config_indexes()[-1] if log.config_indexes() else 0, log.last_term, plan.is_new, copies)
-
-
-def _follow_log(settings: Settings, log: FileLog, state: RaftPersistence) -> None:
-    """Adapt the state file to what is in the log, as the next start would."""
-    history = recover_configurations(settings, log, state)
-    index = history.current_index
-    if index >= log.first_index:
-        state.update_peers(history.current.to_value(), log.read(index, index, 0).request_id(0), index)
-    if state.current_term < log.last_term:
+        index = log.last_index + 1
+        entry = LogEntry(index, plan.term, EntryType.CONFIG, request_id, encode_json(peers))
+        log.append(EntryBatch.from_entries([entry]))
+        log.sync()
+        state.update_peers(peers, request_id, index)
         # Nobody else gets the vote of a term in which this peer has written by itself.
-        state.update_vote(log.last_term, settings.id)
+        state.update_vote(plan.term, settings.id)
+    return Recovery(index, plan.term, True, copies)
 
 
 def _keep_copy(settings: Settings, path: str, fs: FileSystem) -> str:

@@ -166,7 +166,7 @@ class ZmqRaft(ReadyEmitter):
     @property
     def leader_id(self) -> str | None:
         """The id of the leader, as far as the peer knows."""
-        return self.engine.raft.leader_id
+        return self.engine.raft.known_leader_id
 
     @property
     def catch_up_progress(self) -> CatchUpProgress | None:
@@ -249,7 +249,8 @@ class ZmqRaft(ReadyEmitter):
         The future gets what this peer's state machine returned for the entry (see `StateMachineBase.apply_entries`).
         It fails as `ZmqRaftClient.request_update` does, with ResultForgottenError when the entry had been applied here
         before this call, and with ClosedError when the peer ends. Cancelling it leaves open whether the update gets
-        into the log. Its callbacks run in the threads of the peer: they must not wait, nor close the peer.
+        into the log. Its callbacks run in the threads of the peer: they must not wait, nor close the peer. While 8192
+        are in flight this call waits.
         """
         return self._local_updates.update(data, request_id, deadline_s)
 
@@ -260,6 +261,15 @@ class ZmqRaft(ReadyEmitter):
         It fails with ClosedError when the peer ends.
         """
         return self._local_updates.wait_applied(index)
+
+    def read_index(self, *, deadline_s: float | None = None) -> Future[int]:
+        """Make this peer's state machine fresh enough for a linearizable read. From any thread.
+
+        The future has its result, an index, when the leader, whoever that is, has confirmed that it still led after
+        this call (see `ZmqRaftClient.read_index`), and all that was committed by then is applied here. It fails with
+        NotSupportedError when the leader is a peer of zmq-raft, RequestTimeoutError and ClosedError.
+        """
+        return self._local_updates.read_index(deadline_s)
 
     def compact(self, *, force: bool = False) -> Future[int]:
         """Take a snapshot of the state machine, and let it stand for the entries up to there. From any thread.

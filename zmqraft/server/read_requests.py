@@ -66,4 +66,4 @@ class ReadRequests:
             self._refuse(identity, message_id)
 
     def _refuse(self, identity: bytes, message_id: bytes) -> None:
-        self._reply(identity, message_id, Protocols.READ_INDEX.encode_response(None, self._raft.leader_id))
+        self._reply(identity, message_id, Protocols.READ_INDEX.encode_response(None, self._raft.known_leader_id))

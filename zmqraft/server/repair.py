@@ -26,12 +26,13 @@ from zmqraft import constants
 from zmqraft.api import LogBase, PersistenceBase, SnapshotContext
 from zmqraft.constants import ENTRY_HEADER_SIZE
 from zmqraft.core.configuration import ClusterConfiguration
-from zmqraft.errors import ClosedError, CorruptionError, OutOfOrderError, RemoteProtocolError
+from zmqraft.errors import ClosedError, CorruptionError, OutOfOrderError, RemoteProtocolError, StorageError
 from zmqraft.protocol import Protocols, encode_uint
 from zmqraft.protocol.entries_flow import EntriesFlow, EntriesItem, Position, SnapshotChunk
 from zmqraft.server.settings import Settings
 from zmqraft.storage import SnapshotFile, SnapshotWriter
-from zmqraft.storage.mending import find_damage, mend, term_on_disk
+from zmqraft.storage.failure import describe
+from zmqraft.storage.mending import DamagedEntries, find_damage, mend, term_on_disk
 
 __all__ = ["EntriesFetch", "open_mended"]
 
@@ -134,42 +135,48 @@ def open_mended(
     put them back. That takes until they have a leader and have committed these entries, or ``stopped`` says so.
 
     Raises what ``open_log`` does, CorruptionError when there is no other peer, for damage of anything else than of
-    entries with checksums, and for entries that cannot be fetched or are not those that were here; ClosedError when
-    stopped.
+    entries with checksums, and for entries that cannot be fetched or are not those that were here; StorageError when
+    the disk fails, ClosedError when stopped.
     """
+    configuration = settings.peer_urls if state.peers is None else state.peers
+    urls = ClusterConfiguration.from_value(configuration).urls
+    others = {peer_id: url for peer_id, url in urls.items() if peer_id != settings.id}
     while True:
         try:
             return open_log(settings)
         except CorruptionError as error:
-            repair = _Repair(settings, state, error)
-            if not repair.is_possible:
-                raise
-            logger.error("%s: %s", settings.id, error)
-            repair.run(stopped)
+            try:
+                damage = find_damage(error)
+                if damage is None or not others:
+                    raise
+                logger.error("%s: %s", settings.id, error)
+                _Repair(settings, state, others, damage, error).run(stopped)
+            except OSError as problem:
+                raise StorageError(f"cannot mend {error.path}: {describe(problem)}") from problem
 
 
 class _Repair:
     """One run of damaged entries, for the sake of which the log does not open."""
 
-    def __init__(self, settings: Settings, state: PersistenceBase, error: CorruptionError) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        state: PersistenceBase,
+        urls: Mapping[str, str],
+        damage: DamagedEntries,
+        error: CorruptionError,
+    ) -> None:
         self._settings = settings
         self._state = state
+        self._urls = urls
+        self._damage = damage
         self._error = error
-        self._damage = find_damage(error)
-        configuration = settings.peer_urls if state.peers is None else state.peers
-        urls = ClusterConfiguration.from_value(configuration).urls
-        self._urls = {peer_id: url for peer_id, url in urls.items() if peer_id != settings.id}
+        # Of the snapshot that comes instead.
         self._writer: SnapshotWriter | None = None
-
-    @property
-    def is_possible(self) -> bool:
-        """Whether this is about entries that others may have."""
-        return self._damage is not None and bool(self._urls)
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Fetch them, and put them back."""
         damage, peer_id = self._damage, self._settings.id
-        assert damage is not None
         fetch = EntriesFetch(self._settings.secret, list(self._urls), damage.first, damage.last)
         remind_at = -math.inf
         with contextlib.ExitStack() as stack:
@@ -189,11 +196,11 @@ class _Repair:
                         damage.last,
                     )
                 self._exchange(fetch, sockets, now)
-        logger.warning("%s: entries %d to %d of %s were put back", peer_id, damage.first, damage.last, damage.path)
+        if self._writer is None:
+            logger.warning("%s: entries %d to %d of %s were put back", peer_id, damage.first, damage.last, damage.path)
 
     def _exchange(self, fetch: EntriesFetch, sockets: Mapping[str, zmq.Socket[bytes]], now: float) -> None:
         """Send what is to be sent, and take an answer, if one comes soon."""
-        assert self._damage is not None
         if (message := fetch.next_message(now)) is not None:
             with contextlib.suppress(zmq.Again):
                 sockets[message[0]].send_multipart(message[1], zmq.NOBLOCK)
@@ -212,14 +219,15 @@ class _Repair:
 
     def _take_chunk(self, chunk: SnapshotChunk) -> None:
         """Write it down; with the last one the snapshot takes its place, and opening the log then does the rest."""
-        if chunk.offset == 0:
-            self._begin_snapshot(chunk)
-        assert self._writer is not None
+        # The chunks of one follow each other from offset 0 on.
+        if chunk.offset == 0 or self._writer is None:
+            self._writer = self._begin_snapshot(chunk)
         self._writer.write(chunk.data)
         if chunk.is_last:
             self._writer.finish().close()
+            logger.warning("%s: the snapshot of index %d has taken their place", self._settings.id, chunk.index)
 
-    def _begin_snapshot(self, chunk: SnapshotChunk) -> None:
+    def _begin_snapshot(self, chunk: SnapshotChunk) -> SnapshotWriter:
         self._give_up_snapshot()
         error, path = self._error, self._settings.data.snapshot_path
         own_index, _, _ = SnapshotFile.peek(path)
@@ -233,7 +241,7 @@ class _Repair:
         logger.warning("%s: receiving the leader's snapshot of index %d instead", self._settings.id, chunk.index)
         kept_max = self._settings.data.compact.keep_snapshots
         context = self._context_at(chunk)
-        self._writer = SnapshotWriter(path, chunk.index, chunk.term, context=context, kept_max=kept_max)
+        return SnapshotWriter(path, chunk.index, chunk.term, context=context, kept_max=kept_max)
 
     def _context_at(self, chunk: SnapshotChunk) -> SnapshotContext:
         """The configuration at the snapshot's index is known where the log has that entry, and none since."""

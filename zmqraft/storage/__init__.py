@@ -1,7 +1,7 @@
 """Everything durable: the log, its snapshots, and the state of a peer. Knows nothing of sockets or of Raft's rules.
 
 Reading order: `fs` (the seam), `token_file`, `checksum_segment`, `index_file`, `torn_tail`,
-`log_opening`, `file_log`; then `file_persistence`.
+`log_opening`, `log_snapshots`, `file_log`, `mending`; then `file_persistence`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ of up to the first error; and when that has found nothing, the log is opened as 
 
 What is found is one of three:
 
-- BAD: damage. A peer does not start with it, or stops when it reads it.
+- BAD: damage. A peer does not start with it, or stops when it reads it; but it fetches entries with checksums from the
+  others in its cluster (`zmqraft.server.repair`), and passes over what is below its snapshot.
 - TORN: left by a crash or a kill, and never acknowledged; or otherwise harmless. The next start removes or repairs it.
 - UNKNOWN: there is no checksum. zmq-raft wrote it, or an early version of ours; its structure is right.
 """
