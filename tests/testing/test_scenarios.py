@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 
+from zmqraft.constants import CAPABILITIES
 from zmqraft.errors import StorageFailedError
 from zmqraft.protocol import EntryBatch, EntryType, LogEntry
 from zmqraft.storage import FileLog, RaftPersistence
@@ -249,6 +250,42 @@ def test_a_snapshot_is_installed_in_the_middle_of_everything() -> None:
         scenario.update(5)
         cluster.run_until(scenario.all_applied)
         assert victim.log.snapshot.index > 10
+
+
+def test_a_compaction_does_not_make_up_a_configuration() -> None:
+    """FAULTS 25, W6 (found by seed 2831): a peer that got a snapshot without a configuration, having missed a change,
+    compacts its log, and starts again: it must still know that it does not know who the members are."""
+    scenario = Scenario()
+    cluster = scenario.cluster
+    leader = scenario.leader()
+    behind = next(peer for peer in cluster.peers.values() if peer is not leader)
+    # None of them says that it is ours, as peers of zmq-raft do not.
+    cluster.network.filter = lambda is_reply, source, target, frames: is_reply or frames[1] != CAPABILITIES
+    cluster.power_cut(behind.id)
+    for new in ("4", "5"):
+        cluster.add(new, ["1", "2", "3"])
+        cluster.start(new)
+    scenario.client.change_members(["1", "2", "3", "4", "5"])
+    cluster.run_until(lambda: scenario.client.changes == 1)
+    scenario.update(10)
+    for peer in cluster.alive:
+        peer.compactor.request(force=True, install=False)
+        peer.wake(cluster.now)
+    cluster.run(0.5)
+    cluster.start(behind.id)
+    scenario.update(5)
+    cluster.run_until(lambda: behind.log.snapshot.index > 0)
+    assert not behind.running.raft.is_configuration_known
+    before = behind.log.snapshot.index
+    scenario.update(3)
+    cluster.run_until(lambda: behind.running.last_applied > before)
+    request = behind.compactor.request(force=True, install=False)
+    behind.wake(cluster.now)
+    cluster.run_until(request.done)
+    assert behind.log.snapshot.index > before
+    cluster.power_cut(behind.id)
+    cluster.start(behind.id)
+    assert not behind.running.raft.is_configuration_known
 
 
 def test_a_disk_that_lost_what_was_durable_is_found_out() -> None:
