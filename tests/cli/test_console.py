@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 from support.command import assert_fails_in_one_line, free_ports, run_command
 from support.local_cluster import SECRET, running_cluster, wait_for
 from zmqraft import ZmqRaft, ZmqRaftClient
+from zmqraft.cli import main
 from zmqraft.cli.cluster_options import ClusterAddress
 from zmqraft.cli.console.commands import Console
 
@@ -135,10 +137,6 @@ def test_the_prompt(talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_without_prompt_toolkit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    import sys
-
-    from zmqraft.cli import main
-
     monkeypatch.setitem(sys.modules, "prompt_toolkit", None)
     monkeypatch.delitem(sys.modules, "zmqraft.cli.console.prompt", raising=False)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))

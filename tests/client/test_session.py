@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.session_driver import GRACE_S, SECRET, TIMEOUT_S, URLS, Driver, Sink
+from support.session_driver import GRACE_S, SECRET, TIMEOUT_S, URLS, Driver, Sent, Sink
 from zmqraft.client.requests import (
     BroadcastUrlRequest,
     ClusterInfoRequest,
@@ -30,6 +30,7 @@ from zmqraft.protocol.request_id import new_request_id
 from zmqraft.protocol.schema import Protocols
 
 TICK = 0.001
+NEW_URL = "tcp://127.0.0.1:9047"
 
 
 def ready(peer_id: str = "1") -> Driver:
@@ -40,6 +41,15 @@ def ready(peer_id: str = "1") -> Driver:
     driver.committed(driver.read_one(b"="), 1)
     assert sink.result == 1
     return driver
+
+
+def asked_in_turn(driver: Driver, count: int) -> list[Sent]:
+    """What a search asks of so many peers, none of which answers."""
+    asked = []
+    for _ in range(count):
+        asked += driver.read()
+        driver.advance(TIMEOUT_S + TICK)
+    return asked
 
 
 class TestFindingTheLeader:
@@ -530,6 +540,18 @@ class TestQueries:
         driver.cluster_info(driver.read_one(b"^"), "1", leads=True)
         assert sink.result == ClusterInfo(True, "1", tuple(URLS.items()))
 
+    def test_cluster_info_tells_of_new_peers_where_a_later_search_finds_the_leader(self) -> None:
+        """So it does in zmq-raft: who asks from time to time can lose all peers that it began with."""
+        driver, sink = ready(), Sink()
+        driver.start(ClusterInfoRequest(SECRET, sink))
+        message = driver.read_one(b"^")
+        driver.reply(message, Protocols.REQUEST_CONFIG, True, "1", [["1", URLS["1"]], ["9", NEW_URL]])
+        assert sink.result.peers == (("1", URLS["1"]), ("9", NEW_URL))
+        driver.update()
+        assert driver.read_one(b"=").url == URLS["1"]
+        driver.advance(TIMEOUT_S)
+        assert NEW_URL in [sent.url for sent in asked_in_turn(driver, 4)]
+
     def test_cluster_info_of_one_that_leads_no_longer_is_asked_elsewhere(self) -> None:
         driver, sink = ready("1"), Sink()
         driver.start(ClusterInfoRequest(SECRET, sink))
@@ -646,6 +668,15 @@ class TestConfigUpdate:
             driver.reply(message, Protocols.CONFIG_UPDATE, 1)
         driver.reply(message, Protocols.CONFIG_UPDATE, 1, 77)
         assert sink.result == 77
+
+    def test_the_new_peers_are_known_once_it_is_done(self) -> None:
+        driver = ready()
+        self.start(driver)
+        driver.reply(driver.read_one(b"&"), Protocols.CONFIG_UPDATE, 1, 77)
+        driver.update()
+        assert driver.read_one(b"=").url == URLS["1"]
+        driver.advance(TIMEOUT_S)
+        assert "tcp://10.0.0.4:8047" in [sent.url for sent in asked_in_turn(driver, 4)]
 
     def test_not_the_leader(self) -> None:
         driver = ready("1")

@@ -34,6 +34,7 @@ REQUESTS = {
     "OWN_INSTALL_SNAPSHOT": (b"zmqraft.snapshot", b"secret", "01", 5, 1000, 4, 0, 10, b"0123456789", 4),
     "INTRODUCTION": (b"zmqraft.member", b"secret", "01"),
     "TRANSFER_NOTICE": (b"zmqraft.transfer", b"secret", "01", 5, "02"),
+    "READ_INDEX": (b"zmqraft.read", b"secret"),
     "STATE_BROADCAST": (b"secret", 5, 1235, [ENTRY]),
 }
 
@@ -108,6 +109,7 @@ def test_every_message_has_a_golden_case_or_stands_here() -> None:
         "COMMIT_NOTICE",
         "INTRODUCTION",
         "OWN_INSTALL_SNAPSHOT",
+        "READ_INDEX",
         "REQUEST_BROADCAST_URL",
         "REQUEST_WEB_MONITOR_URL",
         "TRANSFER_NOTICE",

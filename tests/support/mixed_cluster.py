@@ -27,12 +27,13 @@ PYTHON, NODE = "P", "N"
 
 @dataclasses.dataclass(frozen=True)
 class PeerPlace:
-    """Where a peer is."""
+    """Where a peer is. One that joins is not among the peers of its own configuration."""
 
     id: str
     kind: str
     url: str
     pub: str
+    joins: bool = False
 
 
 class MixedCluster:
@@ -89,6 +90,19 @@ class MixedCluster:
     def running(self) -> list[str]:
         """The ids of the peers that were started and not stopped."""
         return list(self._running)
+
+    def add(self, kind: str, members: Sequence[str]) -> str:
+        """Start one more peer, of a kind, that joins the members; its id. It is no member itself before it is told."""
+        peer_id = str(len(self.places) + 1)
+        url, pub = (f"tcp://127.0.0.1:{port}" for port in free_ports(2))
+        self.places[peer_id] = PeerPlace(peer_id, kind, url, pub, joins=True)
+        self._write_config(peer_id, members)
+        self.start(peer_id)
+        return peer_id
+
+    def peers(self, peer_ids: Sequence[str]) -> list[tuple[str, str]]:
+        """These peers as a configuration has them."""
+        return [(peer_id, self.places[peer_id].url) for peer_id in peer_ids]
 
     def of_kind(self, kind: str) -> list[str]:
         """The ids of all peers of a kind."""
@@ -215,12 +229,18 @@ class MixedCluster:
     def _config(self, peer_id: str) -> Path:
         return self.directory / f"{peer_id}.json"
 
-    def _write_config(self, peer_id: str) -> None:
+    def _write_config(self, peer_id: str, members: Sequence[str] = ()) -> None:
+        """``members``: whom a peer that joins knows."""
         seen = self._seen_urls.get(peer_id, {})
         peers = [
-            {"id": place.id, "url": seen.get(place.id, place.url), "pub": place.pub} for place in self.places.values()
+            {"id": place.id, "url": seen.get(place.id, place.url), "pub": place.pub}
+            for place in self.places.values()
+            if not members or place.id in members
         ]
         section = {"secret": self.secret, "peers": peers, "data": {"path": str(self.data(peer_id))}, **self._settings}
+        place = self.places[peer_id]
+        if place.joins:
+            section |= {"router": {"bind": place.url}, "broadcast": {"url": place.pub}}
         self._config(peer_id).write_text(json.dumps({"raft": section}))
 
 

@@ -90,6 +90,10 @@ class NodeClient:
                 raise RequestExpiredError(error.message) from None
             raise
 
+    def request_config_update(self, request_id: bytes | None, peers: Sequence[tuple[str, str]]) -> int:
+        id = self.program.call("newId") if request_id is None else request_id.hex()
+        return int(self.program.call("configUpdate", id=id, peers=list(peers), timeout=_TIMEOUT_MS))
+
     def request_updates(self, updates: Sequence[tuple[bytes, bytes]], in_flight: int) -> list[int]:
         pairs = [[request_id.hex(), _text(data)] for request_id, data in updates]
         indexes = self.program.call("updates", updates=pairs, inFlight=in_flight, timeout=_TIMEOUT_MS)

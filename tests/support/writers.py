@@ -50,6 +50,11 @@ class Writers:
         """Make so many updates, and wait for all."""
         wait_all(self.start(count))
 
+    def refresh(self) -> None:
+        """Let all three learn who the members are now, as a client does that is to outlive all that it began with."""
+        for client in (*self._python, self._node):
+            client.request_config()
+
     def _start_one(self, client: ZmqRaftClient | NodeClient, count: int) -> Future[None]:
         updates = []
         for _ in range(count):

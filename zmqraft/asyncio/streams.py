@@ -247,7 +247,7 @@ class UpdatesStream:
         await self.close()
 
     def __del__(self) -> None:
-        for update in self._under_way if not self._ended else ():
+        for update in self._under_way if not getattr(self, "_ended", True) else ():
             if update.request is not None:
                 self._driver.cancel_soon(update.request)
 

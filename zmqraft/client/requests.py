@@ -159,7 +159,7 @@ class UpdateRequest(Request):
 class ConfigUpdateRequest(Request):
     """ConfigUpdate: change the members of the cluster. The result is the index of the entry that began the change."""
 
-    __slots__ = ()
+    __slots__ = ("peers",)
 
     silence = Silence.COMMITS
 
@@ -174,6 +174,7 @@ class ConfigUpdateRequest(Request):
         """Raises LocalProtocolError when the id is not 12 bytes or the peers are not pairs of strings."""
         frames = Protocols.CONFIG_UPDATE.encode_request(CONFIG_UPDATE, secret, [list(peer) for peer in peers])
         super().__init__([encode_request_id(request_id), *frames], sink, deadline)
+        self.peers = peers
 
     def receive(self, frames: Sequence[bytes], session: ClientSession, now: float) -> None:
         status, value = Protocols.CONFIG_UPDATE.decode_response(frames)
@@ -182,7 +183,9 @@ class ConfigUpdateRequest(Request):
         elif status == CONFIG_ACCEPTED and value is ABSENT:
             session.accepted(self, now)
         elif status == CONFIG_ACCEPTED:
-            session.committed(self, _decode_index(value), now)
+            index = _decode_index(value)
+            session.learn(self.peers)
+            session.committed(self, index, now)
         elif status == CONFIG_BAD:
             session.fail(self, _refused(value))
         elif status == CONFIG_IN_PROGRESS:
@@ -224,6 +227,7 @@ class ClusterInfoRequest(_Query):
         if session.follows_leader and not info.is_leader:
             session.not_leader(self, info.leader_id, now)
         else:
+            session.learn(info.peers)
             session.finish(self, info)
 
 

@@ -230,6 +230,11 @@ class ClientSession:
         for twin in twins:
             twin.sink.set_result(result)
 
+    def learn(self, peers: Sequence[tuple[str, str]]) -> None:
+        """The leader has told its configuration, (id, url) each: later searches look there too."""
+        if self.follows_leader:
+            self._peers.learn(peers)
+
     def committed(self, request: Request, index: int, now: float) -> None:
         """The request has succeeded, and proved that the leader commits."""
         self._committed_at = now

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Final
 
 from zmqraft.errors import OutOfOrderError, RequestTimeoutError
@@ -152,7 +153,7 @@ class KeyValueMachine(ReplicatedMachine):
             return None
         found: list[Any] = []
         size = 0
-        for position in range(bisect_right(self._history, (index, b"\xff" * 64, b"")), len(self._history)):
+        for position in range(bisect_right(self._history, index, key=itemgetter(0)), len(self._history)):
             revision, key, value = self._history[position]
             if revision > index and key.startswith(prefix):
                 found.append([key, value, revision])

@@ -126,6 +126,7 @@ class LockClient(MachineClient):
         """Get a lock for ``lease_s`` seconds, at most a day, if it is free; None if it is not.
 
         ``holder`` names who holds it, by default nobody else: one who asks again has it again, with the same token.
+        After a RequestTimeoutError the lock may be held, until its lease ends: ask again as the same holder.
         """
         lease, _ = self._acquire(name, lease_s, holder or new_request_id())
         return lease

@@ -249,7 +249,8 @@ class ZmqRaft(ReadyEmitter):
         The future gets what this peer's state machine returned for the entry (see `StateMachineBase.apply_entries`).
         It fails as `ZmqRaftClient.request_update` does, with ResultForgottenError when the entry had been applied here
         before this call, and with ClosedError when the peer ends. Cancelling it leaves open whether the update gets
-        into the log. Its callbacks run in the threads of the peer: they must not wait, nor close the peer.
+        into the log. Its callbacks run in the threads of the peer: they must not wait, nor close the peer. While 8192
+        are in flight this call waits.
         """
         return self._local_updates.update(data, request_id, deadline_s)
 

@@ -53,7 +53,9 @@ def find_damage(error: CorruptionError, *, fs: FileSystem = OS_FILE_SYSTEM) -> D
         if not file.has_checksums or not 0 <= index - file.first_index <= min(file.count, file.capacity - 1):
             return None
         first = stop = index
-        while stop - index < _RUN_MAX and _is_damaged(file, stop):
+        # Where zmq-raft may have written, what does not match need not be damaged: so one at a time.
+        run_max = 1 if file.changed_by_others else _RUN_MAX
+        while stop - index < run_max and _is_damaged(file, stop):
             stop += 1
         # Where the offset of the one before is wrong, that may be noticed here.
         while first > file.first_index and stop - first < _RUN_MAX and _is_damaged(file, first - 1):

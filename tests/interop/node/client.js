@@ -33,6 +33,8 @@ serve({
 
   update: ({id, data, timeout}) => client.requestUpdate(id, toBytes(data), timeout),
 
+  configUpdate: ({id, peers, timeout}) => client.configUpdate(id, peers, timeout),
+
   newId: () => newRequestId(),
 
   // Many updates [id, data], so many at a time on the way; their indexes in the same order.

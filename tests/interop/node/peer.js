@@ -1,14 +1,14 @@
-// A peer: node peer.js CONFIG ID, with a configuration file in JSON as `zmqraft run` takes it.
+// A peer: node peer.js CONFIG ID, with a configuration file in JSON as `zmqraft run` takes it. One that is not among the
+// peers there joins them, and has `router.bind` and `broadcast.url`.
 'use strict';
 
 const fs = require('fs');
-const path = require('path');
 const raft = require('zmq-raft');
 const {tell, serve} = require('./lines');
 
 const [, , file, id] = process.argv;
 const section = JSON.parse(fs.readFileSync(file, 'utf8')).raft;
-const {pub} = section.peers.find((peer) => peer.id === id);
+const member = section.peers.find((peer) => peer.id === id);
 
 const fail = (error) => {
   tell({event: 'failed', message: error.stack});
@@ -19,7 +19,7 @@ const fail = (error) => {
 raft.server.builder.build({
   ...section,
   id,
-  broadcast: {...section.broadcast, url: pub},
+  broadcast: member ? {...section.broadcast, url: member.pub} : section.broadcast,
   webmonitor: {enable: false},
   listeners: {
     error: fail,
