@@ -23,6 +23,7 @@ settings.load_profile("default")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=1, help="the seed of the random tests (default: 1)")
+    parser.addoption("--fuzz-seconds", type=float, help="fuzz each target for so long (tests/fuzz)")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from zmqraft.api import LogBase, SnapshotBase, SnapshotContext
+from zmqraft.api import LogBase, PeersValue, SnapshotBase, SnapshotContext
 from zmqraft.core.configuration import ClusterConfiguration
 from zmqraft.errors import ClosedError, ConfigurationError, InvariantError, StorageError
 from zmqraft.protocol import decode_json
@@ -292,9 +292,13 @@ class Compactor:
 
     def _context_at(self, index: int, job: _Job) -> SnapshotContext:
         configuration, at = configuration_at(index, self._log, self._base)
+        peers: PeersValue | None = configuration.to_value()
+        if configuration is self._base[0] and not self._engine.raft.is_configuration_known:
+            # That came without one, and neither must the next snapshot make one up.
+            peers, at = None, 0
         # Without force all of them are forgotten when the snapshot takes its place.
         request_ids = self._log.packed_requests(index) if job.force else b""
-        return SnapshotContext(configuration.to_value(), at, request_ids, self._engine.requests_forgotten_until)
+        return SnapshotContext(peers, at, request_ids, self._engine.requests_forgotten_until)
 
     def _written(self, snapshot: SnapshotBase) -> None:
         job = self._take_job()

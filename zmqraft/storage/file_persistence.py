@@ -112,7 +112,12 @@ class FilePersistence(FailStop):
         else:
             self._handle = self._fs.open(self.path, write=True)
             self._size = self._fs.size(self._handle)
-            self._load(self._fs.pread(self._handle, min(self._size, STATE_READ_SIZE_MAX + 1), 0))
+            content = self._fs.pread(self._handle, min(self._size, STATE_READ_SIZE_MAX + 1), 0)
+            self._load(content)
+            if content and self._always_durable:
+                # A sync that failed in an earlier process may have left pages that are read, but never written any
+                # more: as if they were clean. So they are written anew.
+                self._fs.pwrite(self._handle, content, 0)
         # Also when the file was there: an earlier process may have been killed before it synced.
         self._fs.fdatasync(self._handle)
         self._fs.sync_directory(folder)

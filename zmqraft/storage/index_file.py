@@ -478,12 +478,20 @@ class IndexFile:
             self._zero_table(self.count, self.capacity)
         if self._slots_offset:
             self._clear_behind()
+        self._write_anew()
         self._fs.fdatasync(self.handle)
         self.leftover_count, self.unordered_end = 0, None
         if self._slots_offset:
             # Behind the sync: the record vouches for the entries.
             self._write_record(Record(FileState.OPEN, self.count, self.data_size))
             self._fs.fdatasync(self.handle)
+
+    def _write_anew(self) -> None:
+        """A sync that failed in an earlier process may have left pages that are read, but never written any more: the
+        kernel takes them for clean."""
+        end = self.data_offset + self.data_size
+        for offset in range(0, end, _FILL_SIZE):
+            self._fs.pwrite(self.handle, self._fs.pread(self.handle, min(_FILL_SIZE, end - offset), offset), offset)
 
     def finish(self) -> None:
         """Note durably that the file is done, and how far; give back the room behind its last entry.

@@ -7,6 +7,10 @@ A contract is a class with tests and one method that is left to derive from it::
             return MyLog(self.directory / name, snapshot)
 
 pytest collects the derived class as any other; without pytest, `run_contract` runs it. Nothing here needs pytest.
+
+For who writes a state machine: `zmqraft.testing.simulator` runs whole clusters of it in virtual time, with many faults;
+`zmqraft.testing.determinism` compares replicas in processes of their own; `zmqraft.testing.fixtures` has both as
+fixtures for pytest. `zmqraft.testing.histories` checks what clients saw.
 """
 
 from __future__ import annotations
