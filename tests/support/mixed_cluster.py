@@ -151,7 +151,6 @@ class MixedCluster:
             self.check(peer_id)
             peer = self._running.pop(peer_id)
             if isinstance(peer, NodeProgram):
-                peer.call("close")
                 peer.close()
             else:
                 assert stop(peer, signal.SIGTERM) == (0, b"")
