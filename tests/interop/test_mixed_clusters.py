@@ -42,6 +42,23 @@ def test_leaders_are_killed(modules: Path, tmp_path: Path, kinds: str, leading: 
         check_logs(cluster.logs(), last, writers.acknowledged)
 
 
+@pytest.mark.parametrize("kind", [NODE, PYTHON])
+def test_programs_are_exchanged_over_the_same_data(modules: Path, tmp_path: Path, kind: str) -> None:
+    """One peer after the other goes on in the other program, with its id, url and files; and all the way back."""
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(MixedCluster(tmp_path, modules, 3 * kind, indexFileCapacity=256))
+        writers = stack.enter_context(Writers(modules, cluster.urls, cluster.secret))
+        for peer_id in [*cluster.places, *cluster.places]:
+            under_way = writers.start(300)
+            cluster.change_kind(peer_id)
+            wait_all(under_way)
+            cluster.wait_caught_up()
+        assert cluster.of_kind(kind) == ["1", "2", "3"]
+        last = cluster.wait_caught_up()
+        cluster.stop()
+        check_logs(cluster.logs(), last, writers.acknowledged)
+
+
 @pytest.mark.parametrize("length", [1, 300])
 @pytest.mark.parametrize("kinds", ["PPN", "NNP"])
 def test_a_conflict_is_repaired(modules: Path, tmp_path: Path, kinds: str, length: int) -> None:

@@ -101,6 +101,13 @@ class MixedCluster:
         self.start(peer_id)
         return peer_id
 
+    def change_kind(self, peer_id: str) -> None:
+        """Let the other program go on with a peer's data, under its id and url, where the one stops."""
+        self.stop(peer_id)
+        place = self.places[peer_id]
+        self.places[peer_id] = dataclasses.replace(place, kind=NODE if place.kind == PYTHON else PYTHON)
+        self.start(peer_id)
+
     def peers(self, peer_ids: Sequence[str]) -> list[tuple[str, str]]:
         """These peers as a configuration has them."""
         return [(peer_id, self.places[peer_id].url) for peer_id in peer_ids]
@@ -144,7 +151,6 @@ class MixedCluster:
             self.check(peer_id)
             peer = self._running.pop(peer_id)
             if isinstance(peer, NodeProgram):
-                peer.call("close")
                 peer.close()
             else:
                 assert stop(peer, signal.SIGTERM) == (0, b"")

@@ -9,7 +9,7 @@ const tell = (object) => process.stdout.write(JSON.stringify(object) + '\n');
 
 exports.tell = tell;
 
-exports.serve = (operations) => {
+exports.serve = (operations, end = () => process.exit(0)) => {
   readline.createInterface({input: process.stdin}).on('line', async (line) => {
     const {call, op, ...parameters} = JSON.parse(line);
     try {
@@ -17,7 +17,7 @@ exports.serve = (operations) => {
     } catch (error) {
       tell({call, error: {name: error.name, message: error.message}});
     }
-  }).on('close', () => process.exit(0));
+  }).on('close', end);
 };
 
 const fromBytes = (buffer) => Buffer.from(buffer).toString('base64');

@@ -10,7 +10,11 @@ const [, , file, id] = process.argv;
 const section = JSON.parse(fs.readFileSync(file, 'utf8')).raft;
 const member = section.peers.find((peer) => peer.id === id);
 
+let closing = false;
+
 const fail = (error) => {
+  // zmq-raft may stumble over its own socket when it is closed while it works on a message.
+  if (closing) process.exit(0);
   tell({event: 'failed', message: error.stack});
   process.exitCode = 1;
   process.exit();
@@ -28,9 +32,9 @@ raft.server.builder.build({
     close: null,
   },
 }).then((peer) => {
-  serve({
-    close: () => peer.close(),
-    info: () => ({leads: peer.isLeader, term: peer.currentTerm}),
+  serve({}, () => {
+    closing = true;
+    peer.close().then(() => process.exit(0), fail);
   });
   tell({event: 'ready', url: peer.url});
 }, fail);
