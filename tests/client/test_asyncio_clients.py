@@ -59,6 +59,21 @@ class TestUpdates:
 
         run(scenario())
 
+    def test_more_replies_than_a_turn_takes_are_taken_without_another_edge(
+        self, peers: FakePeers, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The descriptor tells once of what came together; no timeout of the session is there to help."""
+        monkeypatch.setattr("zmqraft.client.session_sockets._TURN_MESSAGES_MAX", 1)
+
+        async def scenario() -> None:
+            async with ZmqRaftClient(peers.urls, secret=SECRET, timeout_ms=10 * LONG_S * 1000) as client:
+                for first in range(1, 1000, 100):
+                    futures = [await client.submit_update(b"data") for _ in range(100)]
+                    assert [await future for future in futures] == list(range(first, first + 100))
+                assert client.counters.repeated_requests == 0
+
+        run(scenario())
+
     def test_replies_that_come_while_the_loop_is_busy_are_not_missed(self, peers: FakePeers) -> None:
         async def scenario() -> None:
             async with ZmqRaftClient(peers.urls, secret=SECRET, deadline_s=LONG_S) as client:
