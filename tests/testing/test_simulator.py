@@ -13,7 +13,7 @@ import pytest
 
 from support.mutants import MUTANTS, first_seed
 from support.twins import BUILDS, COMPILED
-from zmqraft.testing import __main__ as command
+from zmqraft.testing import command
 from zmqraft.testing.simulator import SimulatedCluster, Violation, run_seed, shrink
 from zmqraft.testing.simulator.disk import PowerCut, SimulatedDisk
 from zmqraft.testing.simulator.fault_plan import KINDS, draw_faults
@@ -128,6 +128,13 @@ def test_the_command_says_what_failed(capsys: pytest.CaptureFixture[str], tmp_pa
 
 def test_twice(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--seeds", "3", "--twice"]) == 0
+
+
+def test_several_processes_find_the_same(tmp_path: Path) -> None:
+    hashes = [tmp_path / "one", tmp_path / "two"]
+    for path, jobs in zip(hashes, ("1", "2"), strict=True):
+        assert command.main(["--seeds", "5", "--jobs", jobs, "--hashes", str(path)]) == 0
+    assert hashes[0].read_text() == hashes[1].read_text() != ""
     assert "0 violations" in capsys.readouterr().out
 
 
