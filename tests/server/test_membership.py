@@ -704,3 +704,43 @@ def test_two_changes_of_two_leaders_have_no_disjoint_majorities() -> None:
     cluster.commit(b"one history")
     leader = cluster.leader()
     check_same(cluster, "".join(sorted(dict(leader.running.raft.configuration.peers))))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_leader_whose_removal_only_it_has_stands_for_election_again(seed: int) -> None:
+    """Thesis 4.2.2: the others need its vote, which it cannot give to a log that has less than its own."""
+    cluster = VirtualCluster(2, seed)
+    cluster.start()
+    cluster.commit(b"before")
+    leader = cluster.leader()
+    (other,) = others(cluster, leader)
+    cluster.ask_change(leader.id, [other.id])
+    cluster.run_until(lambda: leader.members == other.id)
+    # The final configuration is on its disk, and nowhere else.
+    cluster.cut = {(leader.id, other.id), (other.id, leader.id)}
+    cluster.run(0.05)
+    assert other.members == f"12 {other.id}"
+    cluster.crash(leader.id)
+    cluster.heal()
+    cluster.start(leader.id)
+    assert leader.members == other.id
+    cluster.run_until(lambda: other.members == other.id)
+    cluster.run_until(lambda: (leader.role, other.role) == ("client", "leader"))
+    cluster.commit(b"after")
+    cluster.run(5.0)
+    assert (leader.role, other.role) == ("client", "leader")
+
+
+def test_a_peer_whose_removal_is_committed_does_not_stand_again() -> None:
+    """Although it has forgotten that it is committed, as long as it can read that."""
+    cluster = started(3)
+    gone = others(cluster, cluster.leader())[0]
+    cluster.change([peer.id for peer in cluster.peers.values() if peer is not gone])
+    cluster.run_until(lambda: gone.role == "client")
+    cluster.crash(gone.id)
+    cluster.start(gone.id)
+    leader = cluster.leader()
+    term = leader.term
+    cluster.run(10.0)
+    assert (gone.role, leader.role, leader.term) == ("client", "leader", term)
+    assert gone.term <= term

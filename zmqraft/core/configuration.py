@@ -123,6 +123,11 @@ class ConfigurationHistory:
         return self._stack[-1][0]
 
     @property
+    def previous(self) -> ClusterConfiguration | None:
+        """The configuration that counted before the current one; None when that is committed and forgotten."""
+        return self._stack[-2][1] if len(self._stack) > 1 else None
+
+    @property
     def change_index(self) -> int:
         """The index at which the change began that the current configuration belongs to; its own when it is of none."""
         for index, configuration in reversed(self._stack):

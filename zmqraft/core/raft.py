@@ -63,6 +63,9 @@ logger = logging.getLogger(__name__)
 #: A peer that was removed is sent the log for so many maximum election timeouts more, or until it knows.
 _LEAVING_TIMEOUTS = 10
 
+#: A peer whose removal may not be committed reads the log for so many maximum election timeouts before it stands.
+_OUTSIDER_TIMEOUTS = 5
+
 #: Heartbeats go out at multiples of their interval divided by this, so that one wake-up serves all peers.
 _HEARTBEAT_GRID = 8
 
@@ -201,6 +204,22 @@ class Raft:
         """Whether a leader must step down, since a committed configuration is without it (section 6)."""
         return self.is_leader and self.id not in self.configuration and not self.is_changing
 
+    @property
+    def _may_stand(self) -> bool:
+        """Whether this peer may stand for election: a member, and one whose removal is perhaps not committed, since it
+        may hold the only copy of that, and cannot vote for those who have less (thesis 4.2.2)."""
+        if self.id in self.configuration:
+            return True
+        previous = self.configurations.previous
+        return previous is not None and self.id in previous and self.configurations.current_index > self.commit_index
+
+    @property
+    def _outsider_election_at(self) -> float:
+        """When a peer that is no member any more stands for election, if it may: first it looks for a leader."""
+        if not self._may_stand or not self.is_configuration_known:
+            return math.inf
+        return self._election_at + _OUTSIDER_TIMEOUTS * self._timing.election_max
+
     def _is_alone(self) -> bool:
         return set(self.configuration.urls) == {self.id}
 
@@ -243,7 +262,7 @@ class Raft:
 
     def become_candidate(self, now: float) -> None:
         """Start an election in the next term: vote for itself and ask the others (section 5.2)."""
-        if self.id not in self.configuration:
+        if not self._may_stand:
             raise InvariantError(f"{self.id!r} is not a member of the configuration, so it cannot stand for election")
         self.role = Role.CANDIDATE
         self.current_term += 1
@@ -312,8 +331,14 @@ class Raft:
             elif now >= self._leaving_until:
                 for peer_id in list(self.leaving):
                     self._forget(peer_id)
-        elif self.role is not Role.CLIENT and now >= self._election_at:
-            if not self.is_configuration_known:
+        elif self.role is Role.CLIENT:
+            if now >= self._outsider_election_at:
+                self.become_candidate(now)
+        elif now >= self._election_at:
+            if self.id not in self.configuration:
+                # Nobody has elected it; perhaps there is a leader by now, to read from.
+                self.become_follower(self.current_term, None, now)
+            elif not self.is_configuration_known:
                 self._restart_election_timer(now)
             elif self.role is Role.CANDIDATE and not self._may_campaign_again():
                 # Term after term on the wrong side of a partition would only disturb the others at its end.
@@ -346,7 +371,7 @@ class Raft:
                     deadline = min(deadline, progress.heartbeat_at, progress.notice_at)
             return deadline
         if self.role is Role.CLIENT:
-            return math.inf
+            return self._outsider_election_at
         retries = list(self._ask_at.values()) if self.role is Role.CANDIDATE else []
         return min([self._election_at, *retries])
 
