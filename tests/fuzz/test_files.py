@@ -25,8 +25,9 @@ Files = dict[str, bytes]
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> None:
-    logging.getLogger("zmqraft").setLevel(logging.CRITICAL)
+def _quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """Thousands of lines about files that are wrong; the level comes back behind each test."""
+    caplog.set_level(logging.CRITICAL, logger="zmqraft")
 
 
 def foreign(name: str) -> Files:
