@@ -13,7 +13,7 @@ import pytest
 import zmqraft.storage
 from support.file_systems import MemoryDisk, ProbeFileSystem
 from zmqraft.errors import ConfigurationError
-from zmqraft.storage import OS_FILE_SYSTEM, DirectoryLock, lock_directory
+from zmqraft.storage import OS_FILE_SYSTEM, DirectoryLock, OsFileSystem, lock_directory
 
 FS = OS_FILE_SYSTEM
 
@@ -164,3 +164,16 @@ def test_a_directory_that_cannot_be_used(tmp_path: Path) -> None:
     disk.error = lambda: PermissionError(13, "Permission denied", "/data")
     with pytest.raises(ConfigurationError, match="cannot use the data directory /data: Permission denied: /data"):
         lock_directory("/data", fs=disk)
+
+
+def test_two_peers_make_the_directory_above_theirs_at_once(tmp_path: Path) -> None:
+    """Each finds it missing, and one is later than the other (found by peers that were started together)."""
+
+    class LateFileSystem(OsFileSystem):
+        def mkdir(self, path: str) -> None:
+            if path == str(tmp_path / "data"):
+                os.mkdir(path)
+            super().mkdir(path)
+
+    lock_directory(tmp_path / "data" / "1", fs=LateFileSystem()).close()
+    assert (tmp_path / "data" / "1").is_dir()

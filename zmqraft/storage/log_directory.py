@@ -36,7 +36,12 @@ def ensure_directory(fs: FileSystem, path: str) -> None:
         raise NotADirectoryError(errno.ENOTDIR, "is a file where a directory is expected", path)
     parent = str(PurePath(path).parent)
     ensure_directory(fs, parent)
-    fs.mkdir(path)
+    try:
+        fs.mkdir(path)
+    except FileExistsError:
+        # Another peer that keeps its data there was quicker.
+        if fs.kind(path) != "directory":
+            raise
     fs.sync_directory(parent)
 
 
