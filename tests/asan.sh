@@ -35,7 +35,7 @@ done
 tests=(
   tests/protocol/test_entry.py tests/protocol/test_frames.py tests/protocol/test_frames_differential.py
   tests/protocol/test_log_index_differential.py tests/protocol/test_schema.py tests/storage/test_request_index.py
-  tests/storage/test_checksums.py tests/server/test_commit_loop.py tests/server/test_zmq_io_differential.py
+  tests/storage/test_checksums.py tests/server/test_commit_loop.py tests/protocol/test_zmq_io_differential.py
 )
 export PYTHONPATH=. PYTHONMALLOC=malloc ZMQRAFT_REQUIRE_EXTENSIONS=1
 export ASAN_OPTIONS=detect_leaks=1
