@@ -65,10 +65,11 @@ class Blob(StateMachineBase):
             """All of it is read."""
 
 
-def run_peer(peer_id: str, directory: str, mib: int, compact: Any, compacted: Any, stop: Any) -> None:
+def run_peer(peer_id: str, directory: str, mib: int, ready: Any, compact: Any, compacted: Any, stop: Any) -> None:
     peers = tuple(PeerAddress(*item) for item in URLS.items())
     settings = Settings(id=peer_id, peers=peers, data=DataSettings(Path(directory) / peer_id))
     with build_peer(settings, state_machine=lambda _: Blob(mib)) as peer:
+        ready.set()
         while not stop.wait(0.05):
             if compact.is_set() and not compacted.is_set():
                 peer.compact(force=True).result()
@@ -80,8 +81,8 @@ class Peer:
 
     def __init__(self, peer_id: str, directory: str, mib: int) -> None:
         spawn = multiprocessing.get_context("spawn")
-        self.compact, self.compacted, self._stop = spawn.Event(), spawn.Event(), spawn.Event()
-        arguments = (peer_id, directory, mib, self.compact, self.compacted, self._stop)
+        self.ready, self.compact, self.compacted, self._stop = (spawn.Event() for _ in range(4))
+        arguments = (peer_id, directory, mib, self.ready, self.compact, self.compacted, self._stop)
         self._process = spawn.Process(target=run_peer, args=arguments, daemon=True)
         self._process.start()
 
@@ -171,9 +172,9 @@ def main() -> None:
         load.start()
         before = load.rate(5.0)
         peers[away] = Peer(away, directory, arguments.mib)
+        peers[away].ready.wait()
+        count, began = load.count, time.monotonic()
         with ZmqRaftPeerClient(URLS[away], deadline_s=60.0) as client:
-            client.request_log_info()
-            count, began = load.count, time.monotonic()
             while client.request_log_info().last_applied < last:
                 time.sleep(0.01)
         seconds = time.monotonic() - began
