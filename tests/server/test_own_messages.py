@@ -270,3 +270,21 @@ def test_replies_to_heartbeats_leave_nothing_to_do() -> None:
     assert not any(results)
     cluster.commit(b"y")
     assert any(results)
+
+
+def test_a_peer_of_zmq_raft_is_never_told_of_a_commit_beyond_the_previous_index() -> None:
+    """SPEC section 2, "Between peers": when it gets such a message again over another connection, it stops."""
+    cluster = VirtualCluster(3)
+    cluster.foreign = {"1", "2", "3"}
+    cluster.start()
+    leader = cluster.leader()
+    behind = next(peer_id for peer_id in cluster.ids if peer_id != leader.id)
+    cluster.crash(behind)
+    last = max(cluster.commit(b"%d" % number) for number in range(20))
+    cluster.start(behind)
+    cluster.run_until(lambda: all(peer.running.raft.commit_index >= last for peer in cluster.peers.values()))
+    appends = [frames for _, _, frames in cluster.sent if frames[1] == b"+"]
+    assert len(appends) > 40
+    for frames in appends:
+        _, _, _, _, prev_index, _, commit_index, _ = Protocols.APPEND_ENTRIES.decode_request(frames[1:])
+        assert commit_index <= prev_index

@@ -690,7 +690,9 @@ class Raft:
             term=self.current_term,
             prev_index=progress.next - 1,
             prev_term=prev_term,
-            commit_index=self.commit_index,
+            # One of zmq-raft's that has lost the connection gets this again as if it were new, and stops when what it
+            # knows to be committed reaches beyond the previous index: so it is told that by the next message.
+            commit_index=self.commit_index if takes_notices else min(self.commit_index, progress.next - 1),
             last_index=self.log.last_index,
             count_max=1 if progress.state is ProgressState.PROBE else None,
         )
