@@ -152,11 +152,6 @@ class ConfigUpdates:
         self._waiting[route[1]] = route
         self.deadline = min(self.deadline, now + _ACCEPT_INTERVAL)
 
-    @property
-    def has_pending(self) -> bool:
-        """Whether there is something for `take`."""
-        return self._pending is not None
-
     def take(self) -> ConfigChange | None:
         """The change that a leader is to append now, behind everything that it has taken before."""
         pending, self._pending = self._pending, None

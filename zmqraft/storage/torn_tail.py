@@ -48,7 +48,7 @@ from array import array
 from typing import Final
 
 from zmqraft.constants import ENTRY_HEADER_SIZE
-from zmqraft.errors import CorruptionError
+from zmqraft.errors import CorruptionError, InvariantError
 from zmqraft.storage.checksum_segment import MARK_DURABLE, MARK_NONE, MARK_SYNCING, FileState, mark_of
 from zmqraft.storage.checksums import count_matching, find_end
 from zmqraft.storage.index_file import TABLE_OFFSET, IndexFile
@@ -198,7 +198,8 @@ def count_untorn(file: IndexFile) -> int:
 
 def _count_before_torn(file: IndexFile) -> int:
     """How many entries are there before the first one of the last unit that a crash has torn."""
-    assert file.record is not None
+    if file.record is None:
+        raise InvariantError(f"{file.path}: has no checksums by which its end could be judged")
     unmatched = _unmatched(file)
     durable = file.record.entry_count if file.record.state is FileState.OPEN else 0
     slots = file.checksums(0, file.count)

@@ -6,6 +6,7 @@ from random import Random
 
 from zmqraft.api.log import LogBase
 from zmqraft.protocol.entry import EntryBatch, EntryType, LogEntry
+from zmqraft.testing.contract import check
 
 __all__ = ["batch_of", "make_entry", "random_entry", "read_all", "request_id_at"]
 
@@ -42,8 +43,11 @@ def read_all(log: LogBase, size_max: int = 1000) -> list[LogEntry]:
     index = log.first_index
     while index <= log.last_index:
         batch = log.read(index, log.last_index, size_max)
-        assert batch.first_index == index
-        assert len(batch) >= 1
+        check(
+            (batch.first_index, len(batch) >= 1),
+            (index, True),
+            "the first index of what was read, and whether it is any",
+        )
         entries += batch
         index = batch.last_index + 1
     return entries
