@@ -72,6 +72,23 @@ def test_a_peer_that_was_away_gets_the_snapshot_and_the_entries_behind_it(small_
     check_same(cluster)
 
 
+def test_two_chunks_are_under_way_to_a_peer_of_ours(small_chunks: dict[str, object]) -> None:
+    cluster = VirtualCluster(3, **small_chunks)  # type: ignore[arg-type]
+    leader, _, behind = fallen_behind(cluster)
+    calls, most = leader.running._calls, 0
+    cluster.start(behind.id)
+
+    def is_there() -> bool:
+        nonlocal most
+        if calls._snapshots:
+            most = max(most, len(calls._links[behind.id]))
+        return behind.log.snapshot.index == leader.log.snapshot.index
+
+    cluster.run_until(is_there)
+    assert most == 2
+    check_same(cluster)
+
+
 def test_a_peer_that_is_not_known_to_be_ours_gets_the_data_alone(small_chunks: dict[str, object]) -> None:
     cluster = VirtualCluster(3, **small_chunks)  # type: ignore[arg-type]
     cluster.foreign = {"1", "2", "3"}
@@ -392,7 +409,7 @@ class TestOutgoing:
         sent = []
         for reply in replies:
             sent.append(protocol.decode_request(outgoing.next_chunk(SECRET, "2", 1))[6:9])
-            if outgoing.answered(reply):
+            if outgoing.answered(1, reply):
                 assert reply is replies[-1]
                 break
         return sent
@@ -411,3 +428,51 @@ class TestOutgoing:
         """FAULTS W5: a peer of zmq-raft that has 8 bytes of another leader's says so, however often it is told 0."""
         sent = self.offsets([8, None, None, None, None])
         assert sent == [(0, 10, b"0123"), (0, 11, b"0"), (0, 10, b"0123"), (4, 10, b"4567"), (8, 10, b"89")]
+
+    def own(self, count: int) -> OutgoingSnapshot:
+        """Five chunks, with so many of them under way to one of ours."""
+        outgoing = OutgoingSnapshot(MemorySnapshot(9, 1, bytes(20)), 4, is_own=True)
+        for _ in range(count):
+            outgoing.next_chunk(SECRET, "2", 1)
+        return outgoing
+
+    def next_offset(self, outgoing: OutgoingSnapshot) -> int:
+        return int(Protocols.OWN_INSTALL_SNAPSHOT.decode_request(outgoing.next_chunk(SECRET, "2", 1))[6])
+
+    def test_two_may_be_under_way(self) -> None:
+        outgoing = self.own(2)
+        assert not outgoing.answered(1, 4)
+        assert self.next_offset(outgoing) == 8
+        assert not outgoing.answered(2, 12)
+        assert not outgoing.is_under_way
+        assert self.next_offset(outgoing) == 12
+
+    def test_a_lost_one_takes_those_behind_it_along(self) -> None:
+        """The second says where the peer is: nothing of the first has come."""
+        outgoing = self.own(2)
+        assert not outgoing.answered(2, 0)
+        assert self.next_offset(outgoing) == 0
+        outgoing = self.own(3)
+        assert not outgoing.answered(1, 4)
+        assert not outgoing.answered(1, 4)
+        assert not outgoing.is_under_way
+        assert self.next_offset(outgoing) == 4
+
+    def test_what_is_given_up_begins_behind_what_was_acknowledged(self) -> None:
+        outgoing = self.own(3)
+        outgoing.answered(1, None)
+        outgoing.lost()
+        assert self.next_offset(outgoing) == 4
+
+    def test_a_repeated_one_may_be_answered_from_further_on(self) -> None:
+        outgoing = self.own(2)
+        assert not outgoing.answered(1, 8)
+        assert outgoing.is_under_way
+        assert self.next_offset(outgoing) == 8
+
+    def test_there_is_no_more_when_all_was_sent(self) -> None:
+        outgoing = OutgoingSnapshot(MemorySnapshot(9, 1, b""), 1 << 20, is_own=False)
+        assert outgoing.has_more
+        outgoing.next_chunk(SECRET, "2", 1)
+        assert not outgoing.has_more
+        assert outgoing.answered(1, None)

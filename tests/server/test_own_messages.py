@@ -251,6 +251,22 @@ def test_real_peers_learn_of_each_other_also_under_load(tmp_path: Path) -> None:
             wait_for(busy_until_known, "an answer to the question for capabilities")
 
 
+def test_a_peer_that_was_away_is_known_again_while_it_catches_up() -> None:
+    """As long as it is not, it is sent less at a time; and until it is even with the others there is always something
+    under way to it."""
+    cluster = VirtualCluster(3, peer_msg_data_size=64)
+    cluster.start()
+    leader = cluster.leader()
+    behind = next(peer_id for peer_id in cluster.ids if peer_id != leader.id)
+    cluster.crash(behind)
+    last = max(cluster.commit(b"%d" % number) for number in range(200))
+    # So long that it would be asked once in a minute.
+    cluster.run(200.0)
+    cluster.start(behind)
+    cluster.run_until(lambda: leader.running._calls.is_ours(behind), seconds=1.0)
+    assert cluster.peers[behind].log.last_index < last - 100
+
+
 def test_replies_to_heartbeats_leave_nothing_to_do() -> None:
     """They are most of what an idle leader hears, and cost it no turn."""
     cluster = VirtualCluster(3)

@@ -89,7 +89,7 @@ class PeerCalls:
         self._introduce_at: dict[str, float] = {}
         # When to ask the leader for the configuration.
         self._ask_config_at = -math.inf
-        # The snapshots under way, by peer; while there is one, what is outstanding to that peer is a chunk of it.
+        # The snapshots under way, by peer; while there is one, what is outstanding to that peer are chunks of it.
         self._snapshots: dict[str, OutgoingSnapshot] = {}
         # Until when snapshots wait for the answer to the question whether a peer is ours.
         self._snapshot_at: dict[str, float] = {}
@@ -126,7 +126,9 @@ class PeerCalls:
 
     def _window(self, peer_id: str) -> int:
         """How many requests may be outstanding to a peer."""
-        return _OWN_WINDOW if peer_id in self._append_sizes and peer_id not in self._snapshots else 1
+        snapshot = self._snapshots.get(peer_id)
+        is_ours = peer_id in self._append_sizes and (snapshot is None or snapshot.is_own)
+        return _OWN_WINDOW if is_ours else 1
 
     # --- changes ----------------------------------------------------------------------------------------------------
 
@@ -168,7 +170,7 @@ class PeerCalls:
             return False
         try:
             if peer_id in self._snapshots:
-                self._receive_snapshot_reply(peer_id, link, frames[1:], now)
+                self._receive_snapshot_reply(peer_id, link, count, frames[1:], now)
                 return True
             return self._receive_reply(peer_id, link, count, frames[1:], now)
         except RemoteProtocolError as error:
@@ -197,12 +199,16 @@ class PeerCalls:
         term, success, *conflict = Protocols.APPEND_ENTRIES.decode_response(frames)
         return AppendReply(reachable_term(term, self._raft.current_term), success, *conflict)
 
-    def _receive_snapshot_reply(self, peer_id: str, link: PeerLink, frames: Sequence[bytes], now: float) -> None:
+    def _receive_snapshot_reply(
+        self, peer_id: str, link: PeerLink, count: int, frames: Sequence[bytes], now: float
+    ) -> None:
         term, offset = Protocols.INSTALL_SNAPSHOT.decode_response(frames)
         term = reachable_term(term, self._raft.current_term)
-        link.close_requests(len(link), now)
+        link.close_requests(count, now)
         snapshot = self._snapshots[peer_id]
-        is_complete = snapshot.answered(offset)
+        is_complete = snapshot.answered(count, offset)
+        if not snapshot.is_under_way:
+            link.give_up()
         if is_complete:
             del self._snapshots[peer_id]
         self._raft.step_snapshot_reply(peer_id, term, snapshot.index if is_complete else None, now)
@@ -250,7 +256,7 @@ class PeerCalls:
         if self._raft.role not in (Role.LEADER, Role.CANDIDATE):
             return
         for peer_id, link in self._links.items():
-            is_late = now >= link.deadline
+            is_late, was_idle = now >= link.deadline, len(link) == 0
             if is_late:
                 action = self._repeat(peer_id, link, now, unwritten)
             elif len(link) < self._window(peer_id):
@@ -258,6 +264,9 @@ class PeerCalls:
             else:
                 action = None
             if action is not None:
+                if was_idle and self._may_ask(peer_id, now):
+                    # In front of it: to a peer that catches up there is always something under way in the end.
+                    actions.append(self._ask(peer_id, now))
                 actions.append(action)
                 self._sent_to.add(peer_id)
             if is_late:
@@ -271,16 +280,22 @@ class PeerCalls:
     def _repeat(self, peer_id: str, link: PeerLink, now: float, unwritten: EntryBatch | None) -> LinkAction | None:
         """The reply has not come in time. Whoever answers next may be another program under the same id."""
         self._append_sizes.pop(peer_id, None)
+        self._ask_at.pop(peer_id, None)
         snapshot = self._snapshots.get(peer_id)
-        if snapshot is not None and snapshot.repeats >= _CHUNK_REPEATS_MAX:
-            del self._snapshots[peer_id]
-        elif len(link) == 1:
-            if snapshot is not None:
-                snapshot.repeats += 1
+        if snapshot is not None:
+            snapshot.repeats += 1
+            if snapshot.repeats > _CHUNK_REPEATS_MAX:
+                del self._snapshots[peer_id]
+                snapshot = None
+                link.give_up()
+        if len(link) == 1:
             return LinkAction(peer_id, link.resend(now))
         # Which of them have arrived is not known.
         link.give_up()
-        self._raft.appends_lost(peer_id)
+        if snapshot is not None:
+            snapshot.lost()
+        else:
+            self._raft.appends_lost(peer_id)
         return self._message_to(peer_id, link, now, False, unwritten)
 
     def _introduce(self, actions: list[LinkAction], peer_id: str, now: float) -> None:
@@ -299,15 +314,21 @@ class PeerCalls:
         Only peers to which nothing else has been sent in this turn: behind something that has not left yet, the
         question would be dropped.
         """
-        for peer_id in self._links:
-            if peer_id in self._append_sizes or peer_id in self._sent_to:
-                continue
-            ask_at, delay = self._ask_at.get(peer_id, (now, _CAPABILITIES_RETRY))
-            if now >= ask_at:
-                self._ask_at[peer_id] = (now + delay, min(2 * delay, _CAPABILITIES_RETRY_MAX))
-                actions.append(self._question(peer_id))
+        actions.extend(
+            self._ask(peer_id, now)
+            for peer_id in self._links
+            if peer_id not in self._sent_to and self._may_ask(peer_id, now)
+        )
 
-    def _question(self, peer_id: str) -> LinkAction:
+    def _may_ask(self, peer_id: str, now: float) -> bool:
+        """Whether it is time for a leader to ask a peer that is not known to be ours."""
+        if peer_id in self._append_sizes or not self._raft.is_leader:
+            return False
+        return now >= self._ask_at.get(peer_id, (now, 0.0))[0]
+
+    def _ask(self, peer_id: str, now: float) -> LinkAction:
+        delay = self._ask_at.get(peer_id, (now, _CAPABILITIES_RETRY))[1]
+        self._ask_at[peer_id] = (now + delay, min(2 * delay, _CAPABILITIES_RETRY_MAX))
         question = Protocols.CAPABILITIES.encode_request(constants.CAPABILITIES, self._settings.secret)
         return LinkAction(peer_id, ([_CAPABILITIES_ID, *question], None))
 
@@ -342,8 +363,11 @@ class PeerCalls:
                 if peer_id in self._snapshot_at:
                     return None
                 self._snapshot_at[peer_id] = now + _CAPABILITIES_PATIENCE
-                return self._question(peer_id)
-            frames = self._next_chunk(peer_id, message, append_size_max)
+                return self._ask(peer_id, now)
+            snapshot = self._outgoing(peer_id, append_size_max)
+            if not snapshot.has_more:
+                return None
+            frames = snapshot.next_chunk(self._settings.secret, self._raft.id, message.term)
             return LinkAction(peer_id, link.request(frames, None, self._appends_resend[True], now), keep=True)
         return None
 
@@ -370,14 +394,15 @@ class PeerCalls:
             return True
         return False
 
-    def _next_chunk(self, peer_id: str, message: SendSnapshot, own_size_max: int | None) -> list[bytes]:
+    def _outgoing(self, peer_id: str, own_size_max: int | None) -> OutgoingSnapshot:
+        """The snapshot that is under way to a peer, or begins now."""
         snapshot = self._snapshots.get(peer_id)
         if snapshot is None:
             snapshot = OutgoingSnapshot(
                 self._log.snapshot, own_size_max or self._settings.peer_msg_data_size, is_own=own_size_max is not None
             )
             self._snapshots[peer_id] = snapshot
-        return snapshot.next_chunk(self._settings.secret, self._raft.id, message.term)
+        return snapshot
 
     def _encode_vote_request(self, request: RequestVote) -> list[bytes]:
         return Protocols.REQUEST_VOTE.encode_request(

@@ -10,6 +10,7 @@ is known by its leader, term, index and size; the chunk of any other begins at o
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,22 +27,35 @@ _CONTEXT_SIZE_MAX = 1 << 30
 
 
 class OutgoingSnapshot:
-    """One snapshot on its way to one peer. A chunk at a time is under way."""
+    """One snapshot on its way to one peer. Chunks get there in their order or not at all."""
 
-    __slots__ = ("_chunk_size", "_context", "_is_own", "_is_unknown", "_offset", "_sent", "_snapshot", "repeats")
+    __slots__ = (
+        "_acknowledged",
+        "_chunk_size",
+        "_context",
+        "_ends",
+        "_is_unknown",
+        "_next",
+        "_snapshot",
+        "is_own",
+        "repeats",
+    )
 
     def __init__(self, snapshot: SnapshotBase, chunk_size: int, *, is_own: bool) -> None:
         """``is_own``: the peer is known to be ours. Raises StorageError when the context cannot be read."""
         self._snapshot = snapshot
         self._chunk_size = chunk_size
-        self._is_own = is_own
+        #: Whether it travels in our own messages.
+        self.is_own = is_own
         self._context = encode_context(snapshot.context) if is_own else b""
-        # Where the next chunk begins, and where the one that is under way ends.
-        self._offset = 0
-        self._sent = 0
+        # Up to where the peer is known to have it, where the next chunk begins, and where each of those that are under
+        # way ends.
+        self._acknowledged = 0
+        self._next = 0
+        self._ends: deque[int] = deque()
         # The peer has a part of it that did not come from here.
         self._is_unknown = False
-        #: How often the chunk that is under way was sent again.
+        #: How often the chunks that are under way were sent again.
         self.repeats = 0
 
     @property
@@ -50,18 +64,30 @@ class OutgoingSnapshot:
         return self._snapshot.index
 
     @property
+    def is_under_way(self) -> bool:
+        """Whether a chunk is to be answered."""
+        return len(self._ends) > 0
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is a chunk to send: the first one, which may be empty, or a part that was not sent."""
+        return not self._ends or self._next < self._size
+
+    @property
     def _size(self) -> int:
         return len(self._context) + self._snapshot.size
 
     def next_chunk(self, secret: bytes, leader_id: str, term: int) -> list[bytes]:
         """The frames of the next request, from the type on. Raises StorageError."""
-        size, chunk = self._size, self._read(self._offset)
+        size, offset = self._size, self._next
+        chunk = self._read(offset)
         if self._is_unknown:
             # The beginning of something else, so that it forgets what it has.
             size, chunk = size + 1, chunk[:1]
-        self._sent = self._offset + len(chunk)
-        protocol = Protocols.OWN_INSTALL_SNAPSHOT if self._is_own else Protocols.INSTALL_SNAPSHOT
-        own = (len(self._context),) if self._is_own else ()
+        self._next += len(chunk)
+        self._ends.append(self._next)
+        protocol = Protocols.OWN_INSTALL_SNAPSHOT if self.is_own else Protocols.INSTALL_SNAPSHOT
+        own = (len(self._context),) if self.is_own else ()
         return protocol.encode_request(
             protocol.message_type,
             secret,
@@ -69,7 +95,7 @@ class OutgoingSnapshot:
             term,
             self._snapshot.index,
             self._snapshot.term,
-            self._offset,
+            offset,
             size,
             chunk,
             *own,
@@ -82,26 +108,41 @@ class OutgoingSnapshot:
         chunk = self._context[offset : offset + self._chunk_size]
         return chunk + self._snapshot.read(0, self._chunk_size - len(chunk))
 
-    def answered(self, offset: int | None) -> bool:
-        """The reply to the chunk under way; ``offset`` is where to go on, by default behind it. Returns whether the
-        peer has all of it.
+    def answered(self, count: int, offset: int | None) -> bool:
+        """The reply to the last of the ``count`` oldest chunks under way, and so to them all; ``offset`` is where to go
+        on, by default behind it. Returns whether the peer has all of it.
 
         A peer of zmq-raft goes on with what another leader has sent it of a snapshot of the same index, term and size,
         whose bytes need not be the same (FAULTS W5). It is made to forget that.
         """
         self.repeats = 0
-        sent, is_whole = self._sent, not self._is_unknown and self._sent >= self._size
+        for _ in range(count - 1):
+            self._ends.popleft()
+        end = self._ends.popleft()
         was_unknown, self._is_unknown = self._is_unknown, False
         if was_unknown:
-            self._offset = 0
-        elif offset is None or offset <= sent:
-            self._offset = sent if offset is None else offset
-        elif self._is_own and offset >= self._size:
+            self._go_back(0)
+        elif offset is None or offset == end:
+            self._acknowledged = end
+            return end >= self._size
+        elif offset < end:
+            # What is under way behind it is refused as well.
+            self._go_back(offset)
+        elif self.is_own and offset >= self._size:
+            self._ends.clear()
             return True
-        else:
-            self._offset = 0
-            self._is_unknown = not self._is_own
-        return is_whole and self._offset >= self._size
+        elif not (self.is_own and offset <= self._next):
+            self._go_back(0)
+            self._is_unknown = not self.is_own
+        return False
+
+    def lost(self) -> None:
+        """What is under way is given up: begin anew behind what the peer has acknowledged."""
+        self._go_back(self._acknowledged)
+
+    def _go_back(self, offset: int) -> None:
+        self._acknowledged = self._next = offset
+        self._ends.clear()
 
 
 @dataclass(frozen=True, slots=True)

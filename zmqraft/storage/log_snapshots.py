@@ -34,6 +34,8 @@ _log = logging.getLogger(__name__)
 
 _NEXT_SUFFIX: Final = ".next"
 _RECEIVED_SUFFIX: Final = ".received"
+#: What is received comes in the thread that syncs the log: it waits for nobody else, so more is synced at once.
+_RECEIVED_SYNC_SIZE: Final = 1 << 20
 
 
 class LogSnapshots:
@@ -84,7 +86,10 @@ class LogSnapshots:
         if self._receiver is not None:
             self._receiver.abort()
         path = self._path + _RECEIVED_SUFFIX
-        self._receiver = _Receiver(SnapshotWriter(path, index, term, fs=self._fs, context=context, kept_max=0), size)
+        writer = SnapshotWriter(
+            path, index, term, fs=self._fs, context=context, kept_max=0, sync_size=_RECEIVED_SYNC_SIZE
+        )
+        self._receiver = _Receiver(writer, size)
         return self._receiver
 
     def check_received(self, snapshot: SnapshotBase) -> None:

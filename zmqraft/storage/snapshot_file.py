@@ -52,9 +52,7 @@ _CRC: Final = struct.Struct("<I")
 _BLOCK_SIZE: Final = 65536
 #: As many blocks are read at once when a snapshot is opened.
 _BLOCKS_READ: Final = 16
-#: As many bytes are written at once, and are made durable before more are written: so nobody who syncs another file
-#: meanwhile, the log that is, waits for more than that.
-_PIECE_SIZE: Final = 1 << 18
+#: How many bytes are written before they are synced, by default.
 _SYNC_SIZE: Final = 1 << 18
 
 
@@ -297,11 +295,13 @@ class SnapshotWriter(FailStop):
         context: SnapshotContext | None = None,
         extensions: bytes = b"",
         kept_max: int = ROTATED_FILES_MAX,
+        sync_size: int = _SYNC_SIZE,
     ) -> None:
         """Begin a snapshot for ``path``, with what is to travel with it.
 
         ``extensions`` are further segments for its header, encoded. A snapshot that is there already is kept under a
-        rotated name, and ``kept_max`` in all.
+        rotated name, and ``kept_max`` in all. ``sync_size`` bytes are written at once, and made durable before more
+        are: so nobody who syncs another file meanwhile, the log that is, waits for more than that.
         """
         self._path = str(path)
         self._temporary_path = self._path + TEMPORARY_SUFFIX
@@ -315,6 +315,7 @@ class SnapshotWriter(FailStop):
         #: The number of bytes of data written so far.
         self.size = 0
         self._synced_size = 0
+        self._sync_size = sync_size
         self._handle: int | None = None
         self._meta = encode_meta(fs)
         self._rest = b"".join((encode_context(context or SnapshotContext()), extensions, encode_segment(_DATA)))
@@ -344,12 +345,12 @@ class SnapshotWriter(FailStop):
         """Add data behind that written so far, of any size: it is written and synced in bounded pieces."""
         handle = self._open_handle()
         view = memoryview(chunk).cast("B")
-        for start in range(0, len(view), _PIECE_SIZE):
-            piece = view[start : start + _PIECE_SIZE]
+        for start in range(0, len(view), self._sync_size):
+            piece = view[start : start + self._sync_size]
             with self.writing("write"):
                 self._fs.pwrite(handle, piece, self._data_offset + self.size)
                 self.size += len(piece)
-                if self.size - self._synced_size >= _SYNC_SIZE:
+                if self.size - self._synced_size >= self._sync_size:
                     self._fs.fdatasync(handle)
                     self._synced_size = self.size
             self._note(piece)
