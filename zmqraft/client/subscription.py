@@ -12,7 +12,6 @@ the SUB socket brings, then call `tick`, which acts on that and on what the sess
 from __future__ import annotations
 
 from collections import deque
-from itertools import accumulate
 from typing import Protocol
 
 from zmqraft.client.entries_request import EntriesRequest, item_size
@@ -258,5 +257,4 @@ def decode_broadcast(frames: list[bytes], secret: bytes) -> tuple[int, int, Entr
         raise RemoteProtocolError("a broadcast of another cluster")
     if last_applied < len(entries):
         raise RemoteProtocolError(f"a broadcast of {len(entries)} entries up to index {last_applied}")
-    ends = list(accumulate(map(len, entries)))
-    return term, last_applied, EntryBatch(last_applied - len(entries) + 1, b"".join(entries), ends)
+    return term, last_applied, EntryBatch.from_checked_frames(last_applied - len(entries) + 1, entries)
