@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
     arguments = parser.parse_args()
     messages = arguments.entries // _TOGETHER + 1
-    system = ZmqRaft(Programs(Path(), Path()))  # the load comes from here
+    system = ZmqRaft(Programs(Path(), Path()), pure=not zmqraft.EXTENSIONS)  # the load comes from here
     rates: dict[str, list[Rate]] = {}
     with (
         tempfile.TemporaryDirectory(dir=arguments.data) as directory,

@@ -52,8 +52,6 @@ _PAUSE_S = 0.0005
 _RECEIVE_MAX = 500
 #: So many entries may be published that the slowest subscriber does not have.
 _AHEAD_MAX = 20_000
-#: How many entries are to be received altogether, at least, by those of a broadcast without updates.
-_DELIVERIES_MIN = 2_000_000
 #: The first entry is published again after this, until every subscriber is there and has it.
 _AGAIN_S = 0.02
 
@@ -251,7 +249,7 @@ class Round:
 
 def measure_updates(directory: Path, subscribers: int, count: int) -> tuple[Rate, list[int]]:
     """With a whole cluster; and how many entries came in each message."""
-    system = ZmqRaft(Programs(Path(), Path()))  # the load comes from here
+    system = ZmqRaft(Programs(Path(), Path()), pure=not zmqraft.EXTENSIONS)  # the load comes from here
     with system.running(directory) as running, Feed(running.leader().url, SECRET) as feed:
         first = feed.last_index
         following = Subscribers(follow_log, subscribers, running.urls, first, first + count, True)
@@ -313,10 +311,10 @@ def _measure(following: Subscribers, pids: Sequence[int], begin: Callable[[], ob
     return Rate((last - first) / elapsed_s, (used_s() - used) / (last - first) * 1e6)
 
 
-def measure_round(directory: Path, subscribers: int, count: int) -> Round:
+def measure_round(directory: Path, subscribers: int, count: int, deliveries: int) -> Round:
     """One of each, with the same messages."""
     updates, sizes = measure_updates(directory, subscribers, count)
-    many = max(count, _DELIVERIES_MIN // subscribers)
+    many = max(count, deliveries // subscribers)
     broadcast = measure_broadcast(directory, subscribers, many, sizes)
     return Round(updates, broadcast, measure_bare(subscribers, many, sizes), sum(sizes) / len(sizes))
 
@@ -325,6 +323,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subscribers", type=int, nargs="+", default=[1, 50], metavar="N")
     parser.add_argument("--updates", type=int, default=40_000, metavar="N", help="in each round")
+    parser.add_argument(
+        "--deliveries", type=int, default=2_000_000, metavar="N", help="entries of a round without updates, at least"
+    )
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
     parser.add_argument("--data", type=Path, metavar="DIRECTORY", help="where the data of the peers goes, on a disk")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
@@ -335,7 +336,7 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for count, measured in rounds.items():
                 try:
-                    measured.append(measure_round(Path(directory), count, arguments.updates))
+                    measured.append(measure_round(Path(directory), count, arguments.updates, arguments.deliveries))
                 except BenchError as error:  # as when the leader does not keep its office on a busy machine
                     print(f"a round with {count} subscribers failed: {error}", file=sys.stderr)
     print("Entries/s that each subscriber got, and processor time for an entry: medians of the rounds.")
