@@ -102,7 +102,7 @@ cdef class ReplyQueue:
 
     cdef Acknowledgement *_acknowledgements
     cdef Py_ssize_t _count, _capacity
-    # Other replies: (number of acknowledgements before it, frames).
+    # Other replies: (number of acknowledgements before it, frames, entries behind them or None).
     cdef list _others
 
     def __cinit__(self):
@@ -126,9 +126,9 @@ cdef class ReplyQueue:
         self._count += 1
         return 0
 
-    def append(self, frames):
-        """Add a reply: socket identity, message id, and what follows."""
-        self._others.append((self._count, frames))
+    def append(self, frames, EntryBatch entries=None):
+        """Add a reply: socket identity, message id, and what follows; then a frame for each of ``entries``."""
+        self._others.append((self._count, frames, entries))
 
     def extend(self, replies):
         """Add several."""
@@ -152,11 +152,11 @@ cdef class ReplyQueue:
 
     def __iter__(self):
         cdef Py_ssize_t position = 0
-        for before, frames in list(self._others):
+        for before, frames, entries in list(self._others):
             while position < before:
                 yield self._frames(position)
                 position += 1
-            yield frames
+            yield frames if entries is None else [*frames, *entries.frames()]
         while position < self._count:
             yield self._frames(position)
             position += 1
@@ -165,10 +165,10 @@ cdef class ReplyQueue:
         """Send them all. A reply to a client who is gone, or does not read, is dropped."""
         cdef void *handle = handle_of(socket)
         cdef Py_ssize_t position = 0, before
-        for before, frames in self._others:
+        for before, frames, entries in self._others:
             self._send(handle, position, before)
             position = before
-            send_message(socket, frames)
+            send_message(socket, frames, entries)
         self._send(handle, position, self._count)
         self._count = 0
         self._others.clear()

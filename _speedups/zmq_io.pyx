@@ -17,7 +17,7 @@ from libc.errno cimport EAGAIN, EINTR
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memcpy
 
-from zmqraft._speedups.log_index cimport EntryBatch
+from zmqraft._speedups.log_index cimport BatchBuilder, EntryBatch
 
 cdef int (*c_errno)() noexcept nogil
 
@@ -123,6 +123,42 @@ def receive_messages(socket, count_max):
             receive_next(handle, &message)
         messages.append(frames)
     return messages
+
+
+def receive_with_entries(socket, head_count, count_max):
+    """As `receive_messages`, but the frames of each behind the first ``head_count`` as a batch whose first index is 0.
+
+    A message is a pair of frames and batch. There is no batch (None), and all come as frames, where there is no frame
+    behind the first ones, or one of them is no entry, or their terms go back.
+    """
+    cdef void *handle = handle_of(socket)
+    cdef zmqraft_msg_t message
+    cdef list messages = []
+    cdef Py_ssize_t head = clipped_count(head_count), count = clipped_count(count_max)
+    while len(messages) < count and receive_first(handle, &message):
+        messages.append(_with_entries(handle, &message, head))
+    return messages
+
+
+cdef tuple _with_entries(void *handle, zmqraft_msg_t *message, Py_ssize_t head):
+    """A message whose first frame is there."""
+    cdef list frames = []
+    cdef BatchBuilder builder = BatchBuilder()
+    cdef bint more
+    while True:
+        try:
+            more = msg_more(message)
+            if builder is None or len(frames) < head:
+                frames.append(PyBytes_FromStringAndSize(<char *> msg_data(message), msg_size(message)))
+            elif builder.add_frame(<const unsigned char *> msg_data(message), msg_size(message)) != 0:
+                frames += builder.take(0).frames()
+                frames.append(PyBytes_FromStringAndSize(<char *> msg_data(message), msg_size(message)))
+                builder = None
+        finally:
+            msg_close(message)
+        if not more:
+            return frames, builder.take(0) if builder is not None and builder.count > 0 else None
+        receive_next(handle, message)
 
 
 def send_message(socket, frames, EntryBatch entries=None):

@@ -36,6 +36,7 @@ from zmqraft.client import (
 from zmqraft.core.configuration import ClusterConfiguration
 from zmqraft.errors import (
     ClosedError,
+    CompactedError,
     ConfigUpdateInProgressError,
     ConfigUpdateRefusedError,
     ConfigurationError,
@@ -101,6 +102,7 @@ __all__ = [
     "ClusterConfiguration",
     "ClusterInfo",
     "CompactSettings",
+    "CompactedError",
     "ConfigUpdateInProgressError",
     "ConfigUpdateRefusedError",
     "ConfigurationError",

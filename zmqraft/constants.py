@@ -121,6 +121,8 @@ INDEX_FILE_DATA_SIZE_MAX: Final = 2**30 - 1
 ROTATED_FILES_MAX: Final = 60
 
 BROADCAST_HEARTBEAT_INTERVAL_MS: Final = 500
+#: The frames of a broadcast before its entries: secret, term, last applied index.
+BROADCAST_HEAD_FRAMES: Final = 3
 #: A client waits this long for a reply before it tries the next peer.
 CLIENT_TIMEOUT_MS: Final = 500
 #: A client waits this long while no leader is known.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "ClosedError",
+    "CompactedError",
     "ConfigUpdateInProgressError",
     "ConfigUpdateRefusedError",
     "ConfigurationError",
@@ -160,6 +161,14 @@ class ResultForgottenError(RequestError):
 
 class OutOfOrderError(RequestError):
     """A stream of entries has a gap or goes back. The stream is closed; start again from the last good index."""
+
+
+class CompactedError(OutOfOrderError):
+    """What was asked for goes back further than what is kept. ``first_index`` is where that begins."""
+
+    def __init__(self, message: str, first_index: int) -> None:
+        super().__init__(message)
+        self.first_index = first_index
 
 
 class ClosedError(RequestError):

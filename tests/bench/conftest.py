@@ -38,6 +38,12 @@ def bench_root() -> Path:
     return _BENCH.parent
 
 
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """As `bench_root`, for what needs no compiler."""
+    return _BENCH.parent
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect what runs real clusters where its programs cannot be compiled."""
     needing = [item for item in items if _NEEDING in getattr(item, "fixturenames", ())]

@@ -13,9 +13,18 @@ import pytest
 
 from support.both_clients import Proxy
 from support.local_cluster import SECRET, cluster_settings, wait_for
-from zmqraft import RequestError, RequestTimeoutError, ResultForgottenError, ZmqRaft, build_peer, new_request_id
+from zmqraft import (
+    CompactedError,
+    RequestError,
+    RequestTimeoutError,
+    ResultForgottenError,
+    ZmqRaft,
+    build_peer,
+    new_request_id,
+)
 from zmqraft import machines as ready_made
 from zmqraft.machines import Change, CounterMachine, KeyValueClient, KeyValueMachine, LockMachine, Stored
+from zmqraft.machines import key_value as key_value_module
 from zmqraft.machines import machine as machine_module
 
 LONG_S = 60.0
@@ -124,6 +133,62 @@ def test_watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert (change.key, change.value) == (b"key 0", None)
 
 
+def _first_change(url: str, prefix: bytes, index: int) -> Change:
+    with KeyValueClient(url, secret=SECRET, deadline_s=LONG_S) as store:
+        return next(store.watch(prefix, index))
+
+
+def _first_change_in_asyncio(url: str, prefix: bytes, index: int) -> Change:
+    async def watch() -> Change:
+        async with ready_made.AsyncKeyValueClient(url, secret=SECRET, deadline_s=LONG_S) as store:
+            async for change in store.watch(prefix, index):
+                return change
+        raise AssertionError("a watch has no end")
+
+    return asyncio.run(watch())
+
+
+FIRST_CHANGE = pytest.mark.parametrize("first_change", [_first_change, _first_change_in_asyncio])
+
+
+@FIRST_CHANGE
+def test_a_watch_from_what_is_forgotten(
+    first_change: Callable[..., Change], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_value_module, "_HISTORY_MAX", 10)
+    with running(tmp_path, KeyValueMachine, 1) as peers, KeyValueClient(peers[0].url, secret=SECRET) as store:
+        revisions = [store.put(b"key", b"value") for _ in range(50)]
+        with pytest.raises(CompactedError, match="scan") as raised:
+            first_change(peers[0].url, b"", revisions[0])
+        first = raised.value.first_index
+        assert first in revisions[1:-9]
+        with pytest.raises(CompactedError):
+            first_change(peers[0].url, b"", first - 2)
+        assert first_change(peers[0].url, b"", first - 1) == Change(b"key", b"value", first)
+
+
+@FIRST_CHANGE
+def test_a_watch_of_what_seldom_changes_is_not_forgotten(
+    first_change: Callable[..., Change], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_value_module, "_HISTORY_MAX", 10)
+    monkeypatch.setattr(machine_module, "_WAITING_S", 0.01)
+    with running(tmp_path, KeyValueMachine, 1) as peers, KeyValueClient(peers[0].url, secret=SECRET) as store:
+        seen: list[Change] = []
+        before = store.put(b"seldom", b"before")
+        watching = threading.Thread(target=lambda: seen.append(first_change(peers[0].url, b"seldom", before)))
+        watching.start()
+        machine: Any = peers[0]._state_machine
+        wait_for(lambda: machine._waiting, "a watch")
+        for _ in range(20):
+            revision = [store.put(b"often", b"value") for _ in range(10)][-1]
+            # It is told that nothing has happened so far, and asks again.
+            wait_for(lambda: any(asked.least_index >= revision for asked in tuple(machine._waiting)), "a watch")  # noqa: B023
+        revision = store.put(b"seldom", b"now")
+        watching.join(LONG_S)
+        assert seen == [Change(b"seldom", b"now", revision)]
+
+
 def test_a_lock(client: Callable[..., Any], tmp_path: Path) -> None:
     async def scenario(peers: list[ZmqRaft]) -> None:
         async with client("LockClient", peers) as one, client("LockClient", peers) as other:
@@ -191,8 +256,7 @@ def test_a_restart_from_a_snapshot(tmp_path: Path) -> None:
         build_peer(settings, state_machine=lambda _: KeyValueMachine()) as peer,
         KeyValueClient(peer.url, secret=SECRET) as store,
     ):
-        for number in range(50):
-            store.put(b"%d" % number, b"value")
+        revisions = [store.put(b"%d" % number, b"value") for number in range(50)]
         peer.compact(force=True).result(LONG_S)
     machine = KeyValueMachine()
     with (
@@ -200,5 +264,7 @@ def test_a_restart_from_a_snapshot(tmp_path: Path) -> None:
         KeyValueClient(peer.url, secret=SECRET) as store,
     ):
         assert len(list(store.scan())) == 50
+        for revision, change in zip(revisions[11:], store.watch(b"", revisions[10]), strict=False):
+            assert change.revision == revision
         assert store.put(b"more", b"value")
         assert machine.get(b"7") == store.get(b"7")

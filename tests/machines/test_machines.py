@@ -149,15 +149,44 @@ class TestKeyValue:
         monkeypatch.setattr(key_value_module, "_HISTORY_MAX", 10)
         for number in range(100):
             store.write("put", b"key", b"%d" % number)
-        assert store.ask("watch", b"", 5) is None
-        assert store.answers
-        _, changes = store.ask("watch", b"", 90)
-        assert [revision for *_, revision in changes] == list(range(91, 101))
+        first, changes = store.ask("watch", b"", 5)
+        assert (first > 6, changes) == (True, None)
+        assert store.ask("watch", b"", first - 2) == [first, None]
+        for index in (first - 1, 90):
+            _, changes = store.ask("watch", b"", index)
+            assert [revision for *_, revision in changes] == list(range(index + 1, 101))
+
+    def test_a_watch_goes_on_behind_a_snapshot(self, store: Driven, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(key_value_module, "_HISTORY_MAX", 10)
         other = restored(store)
-        assert other.ask("watch", b"", 99) is None
-        assert other.answers
-        other.write("put", b"key", b"new")
-        assert other.ask("watch", b"", 100) == [101, [[b"key", b"new", 101]]]
+        assert other.ask("watch", b"", 0) is None
+        for number in range(100):
+            for each in (store, other):
+                each.write("put", b"key", b"%d" % number) if number % 3 else each.write("delete", b"key")
+            if number % 10 == 0:
+                other = restored(other)
+        assert restored(other).ask("watch", b"", 0) == restored(store).ask("watch", b"", 0)
+        assert other.ask("watch", b"", 90) == store.ask("watch", b"", 90)
+        assert len(other.ask("watch", b"", 90)[1]) == 10
+        assert list(other.machine.dump()) == list(store.machine.dump())
+
+    def test_a_snapshot_without_changes_has_forgotten_them(self, store: Driven) -> None:
+        head = [store.machine.MESSAGE.decode(), 1, 5]
+        data = b"".join(map(pack, (head, [], [[b"key", b"value", 3]])))
+        store.machine.restore(MemorySnapshot(5, 1, data))
+        store.index = 5
+        assert store.ask("watch", b"", 4) == [6, None]
+        store.write("put", b"key", b"new")
+        assert store.ask("watch", b"", 5) == [6, [[b"key", b"new", 6]]]
+
+    def test_a_watch_that_waits_for_long_is_not_forgotten(self, store: Driven, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(key_value_module, "_HISTORY_MAX", 10)
+        assert store.ask("watch", b"quiet", 0) is None
+        for number in range(100):
+            store.write("put", b"key", b"%d" % number)
+        assert store.answers == {}
+        store.write("put", b"quiet", b"value")
+        assert store.answer() == [101, [[b"quiet", b"value", 101]]]
 
     def test_answers_are_of_limited_size(self, store: Driven) -> None:
         for number in range(30):

@@ -31,6 +31,8 @@ class Pair:
     def __init__(self, build: str, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self.zmq_io: ModuleType = twin("zmq_io", build)
         self.entry_batch = twin("log_index", build).EntryBatch
+        #: How many messages came with entries in a batch.
+        self.batches = 0
         self.router = context.socket(zmq.ROUTER)
         self.dealer = context.socket(zmq.DEALER)
         #: Connected to nobody, so that nothing can be sent. When a queue between two is full is up to libzmq's clock.
@@ -42,10 +44,19 @@ class Pair:
         self.router.bind(f"inproc://{build}")
         self.dealer.connect(f"inproc://{build}")
 
+    def with_frames(self, messages: list[tuple[list[bytes], Any]]) -> list[Any]:
+        """The entries of each message in a form that can be compared with the other build's."""
+        self.batches += sum(entries is not None for _, entries in messages)
+        return [(frames, None if entries is None else _shown(entries)) for frames, entries in messages]
+
     def close(self) -> None:
         self.router.close()
         self.dealer.close()
         self.alone.close()
+
+
+def _shown(batch: Any) -> tuple[int, list[bytes]]:
+    return batch.first_index, batch.frames()
 
 
 @pytest.fixture
@@ -74,8 +85,13 @@ class Operations:
         return self._receive() if self._random.random() < 0.4 else self._send()
 
     def _receive(self) -> Any:
-        count = self._random.choice(HOSTILE_COUNTS) if self._random.random() < 0.05 else self._random.choice(COUNTS)
-        return lambda pair: pair.zmq_io.receive_messages(pair.router, count)
+        random = self._random
+        count, head = (random.choice(HOSTILE_COUNTS if random.random() < 0.05 else COUNTS) for _ in range(2))
+        if random.random() < 0.3:
+            return lambda pair: pair.zmq_io.receive_messages(pair.router, count)
+        if random.random() < 0.8:
+            head = random.randint(2, 4)
+        return lambda pair: pair.with_frames(pair.zmq_io.receive_with_entries(pair.router, head, count))
 
     def _send(self) -> Any:
         random = self._random
@@ -111,4 +127,39 @@ def test_both_twins_do_the_same(build: str, seed: int, pairs: list[Pair]) -> Non
         raised += isinstance(expected[0], type) and issubclass(expected[0], Exception)
         refused += expected == (bool, False)
         received += expected[0] is list and bool(expected[1])
-    assert min(raised, refused, received) > OPERATIONS / 100
+    assert min(raised, refused, received, *(pair.batches for pair in pairs)) > OPERATIONS / 100
+
+
+@pytest.fixture
+def pair(build: str) -> Iterator[Pair]:
+    with zmq.Context() as context:
+        one = Pair(build, context)
+        yield one
+        one.close()
+
+
+ENTRIES = [encode_entry(bytes(12), 0, term, b"data") for term in (4, 4, 5)]
+
+
+@pytest.mark.parametrize(
+    ("behind", "is_batch"),
+    [
+        (ENTRIES, True),
+        (ENTRIES[:1], True),
+        ([], False),
+        ([*ENTRIES, b""], False),
+        ([b"no entry", *ENTRIES], False),
+        (ENTRIES[::-1], False),
+    ],
+    ids=["entries", "one", "none", "an empty frame behind them", "no entry before them", "terms that go back"],
+)
+def test_entries_behind_the_first_frames(pair: Pair, behind: list[bytes], is_batch: bool) -> None:
+    pair.zmq_io.send_message(pair.dealer, [b"a", b"", *behind])
+    pair.zmq_io.send_message(pair.dealer, [b"next"])
+    ((frames, entries),) = pair.zmq_io.receive_with_entries(pair.router, 3, 1)
+    if is_batch:
+        assert (frames, _shown(entries)) == ([b"12345", b"a", b""], (0, behind))
+    else:
+        assert (frames, entries) == ([b"12345", b"a", b"", *behind], None)
+    assert pair.zmq_io.receive_with_entries(pair.router, 3, 9) == [([b"12345", b"next"], None)]
+    assert pair.zmq_io.receive_with_entries(pair.router, 3, 9) == []

@@ -293,12 +293,16 @@ def test_replies_go_out_in_order(loop: ModuleType, sockets: Sockets) -> None:
     waiting.accepted(1, 4, replies)
     replies.append([b"12345", b"\1", b"in between"])
     waiting.applied(1, 3, replies)
+    entries = EntryBatch.from_frames(5, [encode_entry(request_id, 0, 1, b"data") for request_id in ids])
+    replies.append([b"12345", b"\3", b"with entries"], entries)
     replies.extend([[b"12345", b"\2", b"at the end"]])
-    assert len(replies) == 4 + 1 + 3 + 1
+    expected = [[request_id, b"\1"] for request_id in (ids[0], ids[1], ids[3])]
+    expected += [[b"\1", b"in between"], [ids[0], b"\1", b"\1"], [ids[1], b"\1", b"\2"]]
+    expected += [[b"\3", b"with entries", *entries.frames()], [b"\2", b"at the end"]]
+    assert len(replies) == 4 + 1 + 3 + 1 + 1
+    assert [list(frames)[1:] for frames in replies if frames[0] == b"12345"] == expected
     replies.flush(sockets.router)
     assert len(replies) == 0
-    expected = [[request_id, b"\1"] for request_id in (ids[0], ids[1], ids[3])]
-    expected += [[b"\1", b"in between"], [ids[0], b"\1", b"\1"], [ids[1], b"\1", b"\2"], [b"\2", b"at the end"]]
     assert [sockets.dealer.recv_multipart() for _ in expected] == expected
 
 

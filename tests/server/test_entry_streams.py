@@ -41,7 +41,8 @@ class Server:
     def raw(
         self, previous: int, count: int | None, offset: int | None, route: tuple[bytes, bytes]
     ) -> Iterator[list[bytes]]:
-        return self.streams.request(route, previous, count, offset, self.log.last_index, self.now)
+        for frames, batch in self.streams.request(route, previous, count, offset, self.log.last_index, self.now):
+            yield frames if batch is None else [*frames, *batch.frames()]
 
     def decode(self, reply: list[bytes]) -> tuple[object, ...]:
         assert tuple(reply[:2]) == ROUTE

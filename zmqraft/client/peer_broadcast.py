@@ -57,10 +57,10 @@ class PeerBroadcast:
         """Whether messages are to wait in the socket."""
         return self._unconsumed_size >= self._buffer_size_max
 
-    def receive(self, frames: list[bytes], now: float) -> None:
-        """Take a message of the SUB socket."""
+    def receive(self, frames: list[bytes], now: float, entries: EntryBatch | None = None) -> None:
+        """Take a message of the SUB socket; its entries may come as a batch, instead of as frames."""
         try:
-            message = decode_broadcast(frames, self.topic)
+            message = decode_broadcast(frames, self.topic, entries)
         except RemoteProtocolError:
             self.malformed_messages += 1
             return

@@ -14,7 +14,9 @@ import zmq
 
 from zmqraft.client.session import ClientSession
 from zmqraft.client.sockets import ZmqSocketBase
+from zmqraft.constants import BROADCAST_HEAD_FRAMES
 from zmqraft.errors import LocalProtocolError
+from zmqraft.protocol.entry import EntryBatch
 
 __all__ = ["Feed", "SessionSockets", "SocketOptions", "SocketWatcher", "options_for"]
 
@@ -67,8 +69,8 @@ class Feed(Protocol):
     def paused(self) -> bool:
         """Whether messages are to wait in the socket."""
 
-    def receive(self, frames: list[bytes], now: float) -> None:
-        """Take a message of the SUB socket."""
+    def receive(self, frames: list[bytes], now: float, entries: EntryBatch | None = None) -> None:
+        """Take a message of the SUB socket; its entries may come as a batch, instead of as frames."""
 
     def tick(self, now: float) -> None:
         """Do what is due; called after everything that came in."""
@@ -159,8 +161,11 @@ class SessionSockets:
         feed, count = self._feed, 0
         if feed is None or self.subscriber is None:
             return 0
-        while count < _TURN_MESSAGES_MAX and not feed.paused and (frames := self.subscriber.receive()) is not None:
-            feed.receive(frames, now)
+        while count < _TURN_MESSAGES_MAX and not feed.paused:
+            if (message := self.subscriber.receive_with_entries(BROADCAST_HEAD_FRAMES)) is None:
+                break
+            frames, entries = message
+            feed.receive(frames, now, entries)
             count += 1
         return count
 

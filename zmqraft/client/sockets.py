@@ -12,7 +12,8 @@ from typing import Any
 import zmq
 
 from zmqraft.errors import ClosedError, LocalProtocolError
-from zmqraft.protocol.zmq_io import receive_messages, send_message
+from zmqraft.protocol.entry import EntryBatch
+from zmqraft.protocol.zmq_io import receive_messages, receive_with_entries, send_message
 
 __all__ = ["ZmqSocketBase"]
 
@@ -104,6 +105,12 @@ class ZmqSocketBase:
     def receive(self) -> list[bytes] | None:
         """The next message; None when there is none now."""
         messages = self.receive_many(1)
+        return messages[0] if messages else None
+
+    def receive_with_entries(self, head_count: int) -> tuple[list[bytes], EntryBatch | None] | None:
+        """The next message, its frames behind the first ones as entries; None when there is none now."""
+        self._check_open()
+        messages = receive_with_entries(self._socket, head_count, 1)
         return messages[0] if messages else None
 
     def receive_many(self, count_max: int) -> list[list[bytes]]:

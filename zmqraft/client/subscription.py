@@ -12,7 +12,6 @@ the SUB socket brings, then call `tick`, which acts on that and on what the sess
 from __future__ import annotations
 
 from collections import deque
-from itertools import accumulate
 from typing import Protocol
 
 from zmqraft.client.entries_request import EntriesRequest, item_size
@@ -85,10 +84,10 @@ class Subscription:
         """The index of the last entry that was given out."""
         return self._splicer.position
 
-    def receive(self, frames: list[bytes], now: float) -> None:
-        """Take a message of the SUB socket."""
+    def receive(self, frames: list[bytes], now: float, entries: EntryBatch | None = None) -> None:
+        """Take a message of the SUB socket; its entries may come as a batch, instead of as frames."""
         try:
-            message = decode_broadcast(frames, self.topic)
+            message = decode_broadcast(frames, self.topic, entries)
         except RemoteProtocolError:
             self.malformed_messages += 1
             return
@@ -248,15 +247,19 @@ class _Fetch:
         self.done = True
 
 
-def decode_broadcast(frames: list[bytes], secret: bytes) -> tuple[int, int, EntryBatch]:
+def decode_broadcast(
+    frames: list[bytes], secret: bytes, entries: EntryBatch | None = None
+) -> tuple[int, int, EntryBatch]:
     """Term, last applied index and the entries up to it. Raises RemoteProtocolError, also for another secret.
 
-    A SUB socket takes everything that begins with the secret, so also what a cluster publishes whose secret is longer.
+    ``entries`` is what was behind the first frames, if that was made a batch already. A SUB socket takes everything
+    that begins with the secret, so also what a cluster publishes whose secret is longer.
     """
-    found, term, last_applied, entries = Protocols.STATE_BROADCAST.decode_request(frames)
+    found, term, last_applied, entry_frames = Protocols.STATE_BROADCAST.decode_request(frames)
+    if entries is None:
+        entries = EntryBatch.from_checked_frames(0, entry_frames)
     if found != secret:
         raise RemoteProtocolError("a broadcast of another cluster")
     if last_applied < len(entries):
         raise RemoteProtocolError(f"a broadcast of {len(entries)} entries up to index {last_applied}")
-    ends = list(accumulate(map(len, entries)))
-    return term, last_applied, EntryBatch(last_applied - len(entries) + 1, b"".join(entries), ends)
+    return term, last_applied, entries.with_first_index(last_applied - len(entries) + 1)

@@ -8,12 +8,14 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from operator import itemgetter
 from typing import Any, Final
 
-from zmqraft.errors import OutOfOrderError, RequestTimeoutError
+from zmqraft.errors import CompactedError, RequestTimeoutError
 from zmqraft.machines.client import AsyncMachineClient, MachineClient
 from zmqraft.machines.machine import NOT_YET, CommandError, ReplicatedMachine
+from zmqraft.machines.wire import WaitedError
 from zmqraft.protocol.log_entry import LogEntry
 
 __all__ = ["AsyncKeyValueClient", "Change", "KeyValueClient", "KeyValueMachine", "Stored"]
@@ -102,7 +104,7 @@ class KeyValueMachine(ReplicatedMachine):
                 insort(self._keys, key)
             self._values[key] = (value, index)
         self._history.append((index, key, value))
-        self._history_size += len(key) + len(value or b"")
+        self._history_size += _size(self._history[-1])
         if len(self._history) > 2 * _HISTORY_MAX or self._history_size > 2 * _HISTORY_SIZE_MAX:
             self._trim_history()
 
@@ -110,7 +112,7 @@ class KeyValueMachine(ReplicatedMachine):
         kept, size = len(self._history), 0
         while kept and len(self._history) - kept < _HISTORY_MAX and size <= _HISTORY_SIZE_MAX:
             kept -= 1
-            size += len(self._history[kept][1]) + len(self._history[kept][2] or b"")
+            size += _size(self._history[kept])
         self._forgotten_index = self._history[kept - 1][0] if kept else self._forgotten_index
         self._history = self._history[kept:]
         self._history_size = size
@@ -129,7 +131,11 @@ class KeyValueMachine(ReplicatedMachine):
         if name == "watch":
             prefix, index = arguments
             self._check(prefix)
-            return self._watch(prefix, int(index))
+            changes = self._watch(prefix, int(index))
+            if changes is NOT_YET:
+                # What was looked at once need not be kept for this watch.
+                question[2] = max(int(index), self.applied_index)
+            return changes
         raise CommandError(f"unknown question {name!r:.100}")
 
     def _scan(self, prefix: bytes, after: bytes, count: int) -> list[Any]:
@@ -148,9 +154,10 @@ class KeyValueMachine(ReplicatedMachine):
         return [False, found]
 
     def _watch(self, prefix: bytes, index: int) -> Any:
-        """[index up to which these are all, [key, value, revision] of each change]; None: they are forgotten."""
+        """[index up to which these are all, [key, value, revision] of each change]; [first index that is still known,
+        None] when some of them are not."""
         if index < self._forgotten_index:
-            return None
+            return [self._forgotten_index + 1, None]
         found: list[Any] = []
         size = 0
         for position in range(bisect_right(self._history, index, key=itemgetter(0)), len(self._history)):
@@ -163,20 +170,26 @@ class KeyValueMachine(ReplicatedMachine):
         return [self.applied_index, found] if found else NOT_YET
 
     def dump(self) -> Iterable[Any]:
-        """[key, value, revision] of each."""
-        return ([key, value, revision] for key, (value, revision) in dict(self._values).items())
+        """[key, value, revision] of each value; then [index up to which changes are forgotten]; then [revision, key,
+        value] of each change behind that."""
+        # So that it is the same on every peer, however long they run.
+        self._trim_history()
+        values = ([key, value, revision] for key, (value, revision) in dict(self._values).items())
+        return chain(values, [[self._forgotten_index]], list(self._history))
 
     def load(self, items: Iterable[Any]) -> None:
-        """The history begins anew: who watches from before gets OutOfOrderError."""
-        self._values = {key: (value, revision) for key, value, revision in items}
+        """In a snapshot of a former version there are values only: the history begins behind it."""
+        self._values, self._forgotten_index = {}, self.applied_index
+        remaining = iter(items)
+        for item in remaining:
+            if len(item) == 1:
+                (self._forgotten_index,) = item
+                break
+            key, value, revision = item
+            self._values[key] = (value, revision)
         self._keys = sorted(self._values)
-        self._history, self._history_size = [], 0
-        self._forgotten_index = max((revision for _, revision in self._values.values()), default=0)
-
-    def restore(self, snapshot: Any) -> None:
-        """Raises CorruptionError when the snapshot is of another machine."""
-        super().restore(snapshot)
-        self._forgotten_index = snapshot.index
+        self._history = [(revision, key, value) for revision, key, value in remaining]
+        self._history_size = sum(map(_size, self._history))
 
 
 # --- the clients ----------------------------------------------------------------------------------------------------
@@ -186,12 +199,17 @@ def _stored(found: Any) -> Stored | None:
     return None if found is None else Stored(*found)
 
 
+def _size(change: tuple[int, bytes, bytes | None]) -> int:
+    return len(change[1]) + len(change[2] or b"")
+
+
 def _changes(answer: Any, index: int) -> tuple[int, list[Change]]:
-    if answer is None:
-        raise OutOfOrderError(
-            f"changes behind index {index} are no longer known; scan, and watch from the index of then on"
-        )
     until, changes = answer
+    if changes is None:
+        raise CompactedError(
+            f"the changes behind index {index} are known only from {until} on: scan what there is, and watch the rest",
+            until,
+        )
     return until, [Change(*change) for change in changes]
 
 
@@ -237,13 +255,17 @@ class KeyValueClient(MachineClient):
     def watch(self, prefix: bytes = b"", index: int | None = None) -> Iterator[Change]:
         """Every change of keys with a prefix whose revision is above ``index`` (by default the present), without end.
 
-        Raises OutOfOrderError when the peer no longer knows all of them: 65,536 changes back, or before a restart
-        from a snapshot.
+        Raises CompactedError where not all of them are known any longer: 65,536 changes are, and at most 64 MiB of
+        them, also behind a snapshot. To go on, note ``client.read_index()``, read with `scan` what there is, and watch
+        from that index; or, without the changes that are missing, from ``first_index`` - 1 of the error.
         """
         position = self.client.read_index() if index is None else index
         while True:
             try:
                 position, changes = _changes(self._ask(["watch", prefix, position], position), position)
+            except WaitedError as waited:
+                position = max(position, waited.index)
+                continue
             except RequestTimeoutError:
                 continue
             yield from changes
@@ -287,6 +309,9 @@ class AsyncKeyValueClient(AsyncMachineClient):
         while True:
             try:
                 position, changes = _changes(await self._ask(["watch", prefix, position], position), position)
+            except WaitedError as waited:
+                position = max(position, waited.index)
+                continue
             except RequestTimeoutError:
                 continue
             for change in changes:

@@ -83,7 +83,7 @@ class ReplicatedMachine(StateMachineBase):
     @abstractmethod
     def answer(self, question: list[Any]) -> Any:
         """The answer to a question, from the state as it is; `NOT_YET` when it is to be asked again after the next
-        entries. Raises as `apply_command`."""
+        entries, as it is then: it may be changed here. Raises as `apply_command`."""
 
     @abstractmethod
     def dump(self) -> Iterable[Any]:
@@ -91,7 +91,7 @@ class ReplicatedMachine(StateMachineBase):
 
     @abstractmethod
     def load(self, items: Iterable[Any]) -> None:
-        """Take over what `dump` gave."""
+        """Take over what `dump` gave, up to `applied_index`."""
 
     @property
     def applied_index(self) -> int:
@@ -139,12 +139,12 @@ class ReplicatedMachine(StateMachineBase):
             head = next(items, None)
             if not isinstance(head, list) or head[:2] != [self.MESSAGE.decode(), _VERSION]:
                 raise CorruptionError(f"the snapshot begins with {head!r:.100}: it is not of {type(self).__name__}")
+            self._index = snapshot.index
             results = next(items, ())
             self._results = OrderedDict((request_id, (index, result)) for request_id, index, result in results)
             self.load(item for piece in items for item in piece)
         except (ValueError, TypeError, msgpack.UnpackException) as error:
             raise CorruptionError(f"the snapshot is not one of {type(self).__name__}: {error!r}") from error
-        self._index = snapshot.index
         if self._waiting:
             self._ask_again()
 

@@ -19,7 +19,7 @@ from zmqraft.errors import (
     ResultForgottenError,
 )
 
-__all__ = ["FORGOTTEN", "OK", "REFUSED", "WAITED", "pack", "parse_answer", "unpack"]
+__all__ = ["FORGOTTEN", "OK", "REFUSED", "WAITED", "WaitedError", "pack", "parse_answer", "unpack"]
 
 # How an answer begins.
 OK: Final = 0
@@ -31,6 +31,14 @@ FORGOTTEN: Final = 2
 WAITED: Final = 3
 
 _ITEMS_MAX: Final = 1_000_000
+
+
+class WaitedError(RequestTimeoutError):
+    """A machine has waited in vain. ``index`` is that of the last entry that it has applied meanwhile."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__("nothing has happened in the time that a state machine lets one wait")
+        self.index = index
 
 
 def pack(value: Sequence[Any]) -> bytes:
@@ -54,8 +62,8 @@ def unpack(data: bytes) -> list[Any]:
 
 
 def parse_answer(frames: Sequence[bytes]) -> Any:
-    """What a machine answered. Raises ResultForgottenError, RequestTimeoutError when it waited in vain, and
-    RequestError when it did not understand the question."""
+    """What a machine answered. Raises ResultForgottenError, WaitedError, and RequestError when it did not understand
+    the question."""
     if len(frames) != 1:
         raise RemoteProtocolError(f"an answer of a state machine is one frame, not {len(frames)}")
     status, value = _checked(unpack(frames[0]))
@@ -64,7 +72,7 @@ def parse_answer(frames: Sequence[bytes]) -> Any:
     if status == FORGOTTEN:
         raise ResultForgottenError(int(value))
     if status == WAITED:
-        raise RequestTimeoutError("nothing has happened in the time that a state machine lets one wait")
+        raise WaitedError(int(value))
     raise RequestError(f"the state machine refused a question: {value}")
 
 

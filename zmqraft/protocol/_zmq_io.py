@@ -11,9 +11,11 @@ from operator import index as to_index
 
 import zmq
 
+from zmqraft.errors import RemoteProtocolError
 from zmqraft.protocol.entry import EntryBatch
+from zmqraft.protocol.log_index import BatchBuilder
 
-__all__ = ["receive_messages", "send_message"]
+__all__ = ["receive_messages", "receive_with_entries", "send_message"]
 
 
 def receive_messages(socket: zmq.Socket[bytes], count_max: int) -> list[list[bytes]]:
@@ -26,6 +28,30 @@ def receive_messages(socket: zmq.Socket[bytes], count_max: int) -> list[list[byt
     except zmq.Again:
         pass
     return messages
+
+
+def receive_with_entries(
+    socket: zmq.Socket[bytes], head_count: int, count_max: int
+) -> list[tuple[list[bytes], EntryBatch | None]]:
+    """As `receive_messages`, but the frames of each behind the first ``head_count`` as a batch whose first index is 0.
+
+    A message is a pair of frames and batch. There is no batch (None), and all come as frames, where there is no frame
+    behind the first ones, or one of them is no entry, or their terms go back.
+    """
+    head_count = max(to_index(head_count), 0)
+    return [_with_entries(frames, head_count) for frames in receive_messages(socket, count_max)]
+
+
+def _with_entries(frames: list[bytes], head_count: int) -> tuple[list[bytes], EntryBatch | None]:
+    if len(frames) <= head_count:
+        return frames, None
+    builder = BatchBuilder()
+    try:
+        for frame in frames[head_count:]:
+            builder.append_frame(frame)
+    except RemoteProtocolError:
+        return frames, None
+    return frames[:head_count], builder.finish(0)
 
 
 def send_message(socket: zmq.Socket[bytes], frames: Sequence[bytes], entries: EntryBatch | None = None) -> bool:

@@ -54,26 +54,28 @@ class ReplyQueue:
     """Replies on their way to the ROUTER socket, in order."""
 
     def __init__(self) -> None:
-        self._replies: list[Sequence[bytes]] = []
+        self._replies: list[tuple[Sequence[bytes], EntryBatch | None]] = []
 
-    def append(self, frames: Sequence[bytes]) -> None:
-        """Add a reply: socket identity, message id, and what follows."""
-        self._replies.append(frames)
+    def append(self, frames: Sequence[bytes], entries: EntryBatch | None = None) -> None:
+        """Add a reply: socket identity, message id, and what follows; then a frame for each of ``entries``."""
+        self._replies.append((frames, entries))
 
     def extend(self, replies: Iterable[Sequence[bytes]]) -> None:
         """Add several."""
-        self._replies.extend(replies)
+        for frames in replies:
+            self.append(frames)
 
     def __len__(self) -> int:
         return len(self._replies)
 
     def __iter__(self) -> Iterator[Sequence[bytes]]:
-        return iter(self._replies)
+        for frames, entries in self._replies:
+            yield frames if entries is None else [*frames, *entries.frames()]
 
     def flush(self, socket: zmq.Socket[bytes]) -> None:
         """Send them all. A reply to a client who is gone, or does not read, is dropped."""
-        for frames in self._replies:
-            send_message(socket, frames)
+        for frames, entries in self._replies:
+            send_message(socket, frames, entries)
         self._replies.clear()
 
 

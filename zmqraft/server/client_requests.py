@@ -253,7 +253,8 @@ class ClientRequests:
             self._reply(identity, message_id, refusal)
             return
         route = (identity, message_id)
-        self.replies.extend(self._streams.request(route, previous_index, count, offset, self.last_applied, now))
+        for reply, entries in self._streams.request(route, previous_index, count, offset, self.last_applied, now):
+            self.replies.append(reply, entries)
 
     def _request_config(
         self, identity: bytes, message_id: bytes, frames: Sequence[bytes], now: float, wall_seconds: float

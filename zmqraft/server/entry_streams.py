@@ -20,12 +20,13 @@ from zmqraft.constants import (
     ENTRIES_SNAPSHOT,
     REQUEST_ENTRIES_COUNT_MAX,
 )
-from zmqraft.protocol import Protocols
+from zmqraft.protocol import EntryBatch, Protocols
 from zmqraft.server.settings import Settings
 
 __all__ = ["STREAMS_PER_CONNECTION_MAX", "EntryStreams"]
 
-Reply = list[bytes]
+#: Frames, and the entries that come behind them.
+Reply = tuple[list[bytes], "EntryBatch | None"]
 #: Streams of one connection; further ones are ignored. A client that does not read leaves all that they may send
 #: unasked, 320 KiB each by default, in the server's memory.
 STREAMS_PER_CONNECTION_MAX = 64
@@ -116,7 +117,7 @@ class EntryStreams:
         """When `expire` has something to do."""
         return next(iter(self._streams.values())).expires_at if self._streams else math.inf
 
-    def refuse_all(self, leader_id: str | None) -> Iterator[Reply]:
+    def refuse_all(self, leader_id: str | None) -> Iterator[list[bytes]]:
         """End every stream, since leadership is lost."""
         refusal = Protocols.REQUEST_ENTRIES.encode_response(ENTRIES_NOT_LEADER, leader_id)
         for route, stream in self._streams.items():
@@ -139,7 +140,7 @@ class EntryStreams:
             if stream.snapshot is not None:
                 if len(stream.unacknowledged) >= self._snapshot_pipelines:
                     return
-                yield [*route, *self._next_chunk(stream, stream.snapshot)]
+                yield [*route, *self._next_chunk(stream, stream.snapshot)], None
                 continue
             if stream.previous_index < self._log.snapshot.index:
                 # Compacted away while the stream was under way.
@@ -149,11 +150,12 @@ class EntryStreams:
                 continue
             if len(stream.unacknowledged) >= (self._pipelines if stream.pipelined else 1):
                 return
-            yield [*route, *self._next_entries(stream)]
+            frames, entries = self._next_entries(stream)
+            yield [*route, *frames], entries
         if not stream.unacknowledged:
             self._remove(route)
 
-    def _next_chunk(self, stream: _Stream, snapshot: SnapshotBase) -> Reply:
+    def _next_chunk(self, stream: _Stream, snapshot: SnapshotBase) -> list[bytes]:
         offset = stream.offset
         chunk = snapshot.read(offset, self._size_max)
         stream.offset += len(chunk)
@@ -175,7 +177,7 @@ class EntryStreams:
         last = min(stream.until, first + min(count, REQUEST_ENTRIES_COUNT_MAX) - 1)
         if last < first:
             stream.finished = True
-            return encode(ENTRIES_LAST, None, stream.until)
+            return encode(ENTRIES_LAST, None, stream.until), None
         batch = self._log.read(first, last, self._size_max)
         stream.previous_index = batch.last_index
         if stream.remaining is not None:
@@ -184,4 +186,4 @@ class EntryStreams:
         stream.finished = batch.last_index >= stream.until or stream.remaining == 0
         if not stream.finished:
             stream.unacknowledged.append((batch.last_index, None))
-        return encode(ENTRIES_LAST if stream.finished else ENTRIES_MORE, None, batch.last_index, batch.frames())
+        return encode(ENTRIES_LAST if stream.finished else ENTRIES_MORE, None, batch.last_index), batch
