@@ -23,6 +23,11 @@ class Invariants:
         """Raises AssertionError when something does not hold."""
         for peer in self._cluster.peers.values():
             assert peer.failure is None, f"peer {peer.id}: {peer.failure}"
+        self.check_running()
+
+    def check_running(self) -> None:
+        """The same, but that a peer may have stopped by itself."""
+        for peer in self._cluster.peers.values():
             if peer.engine is not None:
                 self._check_peer(peer)
 
