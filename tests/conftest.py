@@ -23,6 +23,9 @@ settings.load_profile("default")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=1, help="the seed of the random tests (default: 1)")
+    parser.addoption(
+        "--rewrite", action="store_true", help="write what comes out into the transcripts (tests/scenarios)"
+    )
     parser.addoption("--fuzz-seconds", type=float, help="fuzz each target for so long (tests/fuzz)")
 
 

@@ -23,6 +23,11 @@ class Invariants:
         """Raises AssertionError when something does not hold."""
         for peer in self._cluster.peers.values():
             assert peer.failure is None, f"peer {peer.id}: {peer.failure}"
+        self.check_running()
+
+    def check_running(self) -> None:
+        """The same, but that a peer may have stopped by itself."""
+        for peer in self._cluster.peers.values():
             if peer.engine is not None:
                 self._check_peer(peer)
 
@@ -46,6 +51,10 @@ class Invariants:
             assert entry.index == len(self._applied) + 1, f"{peer.id} has applied {entry.index} too early"
             self._applied.append(entry)
         assert entry == self._applied[entry.index - 1], f"{peer.id} has applied another entry {entry.index}"
+
+    def forget(self, peer_id: str) -> None:
+        """A peer begins anew, with an empty disk."""
+        self._seen.pop(peer_id, None)
 
     def acknowledged(self, request_id: bytes, index: int) -> None:
         """A client was told that its update is at an index."""
