@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shutil
 import signal
 import sys
 import threading
@@ -114,10 +115,7 @@ class Run:
         spares = [str(self.report.size + number) for number in range(1, changes + 1)]
         nodes = [*members, *spares, CLIENTS]
         self._network: Network = ProxyNetwork(nodes, stack) if proxies else NamespaceNetwork(nodes)
-        disks = {
-            victim: stack.enter_context(mounted(directory / f"peer-{victim}" / "data" / victim, size_mib=DISK_MIB))
-            for victim in self._victims("full disk")
-        }
+        disks = {victim: self._mount(victim) for victim in self._victims("full disk")}
         clocks = {victim: Clock(directory / f"clock-{victim}") for victim in self._victims("clock step")}
         self._cluster = Cluster(
             directory,
@@ -137,6 +135,18 @@ class Run:
         self._say(f"{self.report.size} peers, {len(self._faults)} faults")
         for fault in self._faults:
             self._say(f"drawn: {fault}")
+
+    def _mount(self, victim: str) -> Path:
+        """The data directory of a peer, as a disk of its own; what is on it is kept when the run goes wrong."""
+        path = self._directory / f"peer-{victim}" / "data" / victim
+        disk = self._stack.enter_context(mounted(path, size_mib=DISK_MIB))
+
+        def keep() -> None:
+            if self.report.outcome != OK:
+                shutil.copytree(disk, self._directory / f"disk-{victim}")
+
+        self._stack.callback(keep)
+        return disk
 
     def _victims(self, kind: str) -> set[str]:
         return {fault.victim for fault in self._faults if fault.kind == kind and fault.victim is not None}
@@ -209,6 +219,9 @@ class Run:
         self._cluster.stop_all()
         logs = {peer_id: self._cluster.entries(peer_id) for peer_id in self._cluster.with_data()}
         first, *others = self._cluster.members
+        for peer_id in self._cluster.members:
+            if len(logs[peer_id]) < last:
+                raise ChaosError(f"peer {peer_id} has {len(logs[peer_id])} entries, after it had {last}")
         for other in others:
             for mine, its in zip(logs[first][:last], logs[other][:last], strict=True):
                 if mine != its:
