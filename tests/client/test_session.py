@@ -768,6 +768,17 @@ class TestOnePeer:
         assert driver.read_one(b"=").id == first.id
         assert driver.links == [URLS["1"], URLS["1"]]
 
+    def test_it_stays_with_its_peer_whatever_that_says_of_others(self) -> None:
+        """Whether the peer is well is found out by a question whose answer names all of them."""
+        driver = Driver.for_peer("2")
+        driver.start(MessageRequest(SECRET, b"kv", [], Sink()))
+        driver.read()
+        driver.advance(TIMEOUT_S)
+        driver.cluster_info(driver.read_one(b"^"), "1")
+        driver.advance(10 * TIMEOUT_S)
+        assert driver.session.counters.searches > 1
+        assert set(driver.links) == {URLS["2"]}
+
     def test_needs_one_url(self) -> None:
         peers: list[tuple[str | None, str]] = [(None, URLS["1"]), (None, URLS["2"])]
         for wrong in (peers, []):

@@ -439,7 +439,7 @@ class ClientSession:
         info = decode_cluster_info(frames)
         del self._own[question.id]
         self.await_nothing(question)
-        self._peers.learn(info.peers)
+        self.learn(info.peers)
         if self._phase is _Phase.PROBING:
             if info.is_leader:
                 self._become_ready(now)
