@@ -29,7 +29,9 @@ from zmqraft.testing.histories import Operation
 __all__ = ["ChaosError", "Clients", "Cluster", "wait_until"]
 
 _POLL_S = 0.02
+#: How long peers are asked for, who may be paused; and when all of them are well.
 _ASK_S = 0.4
+_ASK_LONG_S = 3.0
 _TESTS = Path(__file__).parents[1]
 
 
@@ -200,9 +202,10 @@ class Cluster:
         except RequestError:
             return None
 
-    def log_infos(self, peer_ids: list[str]) -> dict[str, LogInfo | None]:
+    def log_infos(self, peer_ids: list[str], timeout_s: float = _ASK_S) -> dict[str, LogInfo | None]:
         """The same of several, at once."""
-        return dict(zip(peer_ids, self._pool.map(self.log_info, peer_ids), strict=True))
+        infos = self._pool.map(self.log_info, peer_ids, [timeout_s] * len(peer_ids))
+        return dict(zip(peer_ids, infos, strict=True))
 
     def leader(self) -> str | None:
         """Who says that it leads, in the highest term."""
@@ -217,7 +220,7 @@ class Cluster:
         def are_equal() -> bool:
             nonlocal seen
             self.begin(*self.members)
-            seen = self.log_infos(self.members)
+            seen = self.log_infos(self.members, _ASK_LONG_S)
             states = {info and (info.last_index, info.commit_index, info.last_applied) for info in seen.values()}
             state = states.pop()
             return not states and state is not None and state[0] >= least_index and len(set(state)) == 1

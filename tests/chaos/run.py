@@ -39,7 +39,7 @@ RATE_MIN = 50.0
 _WARM_S = 3.0
 _START_S = 60.0
 #: Within so many seconds after the last fault all is well again, or something is wrong.
-_HEAL_S = 30.0
+_HEAL_S = 60.0
 #: The last part of the load goes on without faults.
 _TAIL_S = 1.0
 
@@ -128,8 +128,10 @@ class Run:
         )
         stack.callback(self._cluster.close)
         self._cluster.begin(*members)
-        until = time.monotonic() + _START_S
-        wait_until(self._cluster.leader, until, "a leader")
+        try:
+            wait_until(self._cluster.leader, time.monotonic() + _START_S, "a leader")
+        except ChaosError as error:
+            raise _InvalidError(f"0 updates/s before the first fault: {error}") from None
         self._clients = Clients(directory, self._network, self._cluster, seed, stack)
         self._all = Faults(self._cluster, self._clients, self._network, disks, clocks, self._say)
         self._say(f"{self.report.size} peers, {len(self._faults)} faults")
