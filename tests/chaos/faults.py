@@ -38,7 +38,7 @@ __all__ = ["DISK_MIB", "Clock", "Faults", "clock_environment", "missing_for", "p
 #: The size of a disk that gets full.
 DISK_MIB = 64
 #: So long after its time a fault that has not happened yet may take until it has.
-_PATIENCE_S = 40.0
+_PATIENCE_S = 60.0
 _PAUSE_S = 0.02
 #: How far a clock is set: anything from a second to beyond the time that request ids are remembered for.
 _STEP_S = (1.0, 9 * 3600.0)

@@ -124,7 +124,7 @@ class Run:
             spares,
             {victim: clock_environment(clock.file) for victim, clock in clocks.items()},
             stack,
-            index_file_capacity=Random(f"{seed} files").choice((64, 256, 1024)),
+            index_file_capacity=Random(f"{seed} files").choice((64, 256) if disks else (64, 256, 1024)),
         )
         stack.callback(self._cluster.close)
         self._cluster.begin(*members)

@@ -1,7 +1,8 @@
 """Which faults a run gets, and when: drawn from its seed before it begins.
 
-Knows nothing of how they are brought about. The rule: faults come in storms, with two or three of them at any time, and
-a calm behind each storm, in which the cluster gets on. The same seed, length and kinds give the same faults.
+Knows nothing of how they are brought about. The rule: faults come in storms, in two or three rows of them side by side,
+so that none is alone, and behind each storm is a calm, in which the cluster gets on. The same seed, length and kinds
+give the same faults.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ KINDS: dict[str, tuple[float, float, float]] = {
 }
 #: Kinds that come to a peer which is drawn beforehand.
 _PREPARED = ("full disk", "clock step")
+#: A disk is full only once in a storm: it may take until the end of that until somebody writes enough to notice.
+_ONCE = "full disk"
 _STORM_S = (2.0, 12.0)
 _CALM_S = (1.0, 3.0)
 #: The first faults of a storm begin within so many seconds: less than any lasts, so that they meet.
@@ -67,12 +70,18 @@ def draw_faults(seed: int, seconds: float, kinds: Collection[str]) -> list[Fault
     storm = 0.0
     while seconds - storm >= 2 * _SHORTEST_S + _GUST_S:
         end = min(storm + random.uniform(*_STORM_S), seconds)
+        left = dict(weights)
         for _ in range(random.choice((2, 2, 3))):
             at = storm + random.uniform(0, _GUST_S)
             while end - at >= _SHORTEST_S:
-                kind = random.choices(list(weights), list(weights.values()))[0]
+                kind = random.choices(list(left), list(left.values()))[0]
+                if kind == _ONCE:
+                    del left[kind]
                 _, shortest, longest = KINDS[kind]
-                duration = min(shortest * (longest / shortest) ** random.random(), end - at)
+                duration = shortest * (longest / shortest) ** random.random()
+                if at + duration > end - _GUST_S - _SHORTEST_S:
+                    # There is no room for another: it lasts until the end, so that no other one is left alone there.
+                    duration = end - at
                 faults.append(Fault(kind, at, duration, random.randrange(1 << 30), prepared.get(kind)))
                 at += duration + random.uniform(0, _GUST_S)
         storm = end + random.uniform(*_CALM_S)
