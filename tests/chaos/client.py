@@ -49,8 +49,9 @@ _STREAM = (10, 100)
 class Client:
     """One client: what it does next, and what it has seen."""
 
-    def __init__(self, name: str, random: Random, recorder: Recorder) -> None:
+    def __init__(self, name: str, random: Random, recorder: Recorder, *, only_reads: bool) -> None:
         self.name = name
+        self._only_reads = only_reads
         self.random = random
         self._recorder = recorder
         self._numbers = itertools.count()
@@ -60,9 +61,12 @@ class Client:
         return self._operation()
 
     def store_operation(self) -> Operation:
-        """A read, a write or a swap of one of the keys of this time."""
+        """A read, a write or a swap of one of the keys of this time.
+
+        Some clients only read: they do not find out by themselves that a leader commits nothing any more.
+        """
         key = f"{int(time.monotonic() / _EPOCH_S)}-{self.random.randrange(_KEYS)}"
-        kind = self.random.random()
+        kind = 0 if self._only_reads else self.random.random()
         if kind < 0.4:
             return self._operation("get", key)
         if kind < 0.75:
@@ -317,8 +321,10 @@ def main() -> None:
     parser.add_argument("--seed", required=True)
     arguments = parser.parse_args()
     recorder = Recorder(arguments.history)
-    names = [f"{arguments.kind} {number}" for number in range(_CLIENTS)]
-    clients = [Client(name, Random(f"{arguments.seed} {name}"), recorder) for name in names]
+    clients = []
+    for number in range(_CLIENTS):
+        name = f"{arguments.kind} {number}"
+        clients.append(Client(name, Random(f"{arguments.seed} {name}"), recorder, only_reads=number == 0))
     program = AsyncClients if arguments.kind.startswith("asyncio") else BlockingClients
     program(arguments.kind, arguments.url, arguments.secret, clients).run()
     recorder.close()

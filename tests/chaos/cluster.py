@@ -6,6 +6,7 @@ The rule: a process that ends by itself, with nothing done to it that explains t
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -251,13 +252,13 @@ class Clients:
         self, directory: Path, network: Network, cluster: Cluster, seed: int, stack: contextlib.ExitStack
     ) -> None:
         self._histories = {kind: directory / f"history-{kind.replace(' ', '-')}" for kind in CLIENT_KINDS}
-        urls = [network.url(peer_id, seen_from=CLIENTS) for peer_id in [*cluster.members, *cluster.spares]]
         self._processes = {}
-        for kind, history in self._histories.items():
+        for node, (kind, history) in zip(itertools.cycle(CLIENTS), self._histories.items(), strict=False):
+            urls = [network.url(peer_id, seen_from=node) for peer_id in [*cluster.members, *cluster.spares]]
             command = [sys.executable, "-W", "error", "-m", "chaos.client", kind, "--url", *urls, "--secret", SECRET]
             command += ["--history", str(history), "--seed", str(seed)]
             self._processes[kind] = stack.enter_context(
-                started_program([*network.prefix(CLIENTS), *command], environment=program_environment())
+                started_program([*network.prefix(node), *command], environment=program_environment())
             )
 
     @property

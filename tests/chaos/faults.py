@@ -208,12 +208,17 @@ def partition(random: Random, peers: Sequence[str], leader: str | None) -> tuple
     elif shape == "all apart":
         ways = set(itertools.permutations(shuffled, 2))
     else:
-        return f"clients away from {first}", _between([first], [CLIENTS])
-    if shape in ("one away", "half") and random.random() < 0.5:
-        side = random.choice(([first], others)) if shape == "one away" else shuffled[: len(peers) // 2]
-        ways |= _between(side, [CLIENTS])
-        return f"{shape}: {first}; clients away from {','.join(side)}", ways
-    return f"{shape}: {','.join(shuffled)}", ways
+        away = random.choice((CLIENTS, CLIENTS[:1], CLIENTS[1:]))
+        return f"clients away: {first}, {','.join(away)}", _between([first], away)
+    words = f"{shape}: {','.join(shuffled)}"
+    if shape in ("one away", "half"):
+        count = 1 if shape == "one away" else len(peers) // 2
+        for node in CLIENTS:
+            # On one side, on the other, or on both.
+            apart = random.choice((shuffled[:count], shuffled[count:], []))
+            ways |= _between([node], apart)
+            words += f"; {node} without {','.join(apart) or '-'}"
+    return words, ways
 
 
 def _between(some: Sequence[str], others: Sequence[str]) -> set[Way]:

@@ -20,8 +20,8 @@ from support.tcp_proxy import Link, Links
 
 __all__ = ["CLIENTS", "ISOLATED", "Cut", "NamespaceNetwork", "Network", "ProxyNetwork", "Way", "missing_for_namespaces"]
 
-#: The node in which all clients are.
-CLIENTS = "c"
+#: The nodes in which clients are.
+CLIENTS = ("c1", "c2")
 #: How a process gets namespaces of its own for its network, mounts and process ids. With it all that is in them ends.
 ISOLATED = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 #: From a node, to a node.
@@ -29,7 +29,7 @@ Way = tuple[str, str]
 
 _PORT = 8047
 _SUBNET = "10.77.0"
-_CLIENTS_HOST = 200
+_CLIENTS_HOSTS = {"c1": 201, "c2": 202}
 _OWN_HOST = 254
 
 
@@ -81,7 +81,7 @@ class NamespaceNetwork:
     (`ISOLATED`): with the last process in them, namespaces and mounts are gone."""
 
     def __init__(self, nodes: Sequence[str]) -> None:
-        self._hosts = {node: _CLIENTS_HOST if node == CLIENTS else int(node) for node in nodes}
+        self._hosts = {node: _CLIENTS_HOSTS.get(node) or int(node) for node in nodes}
         self._numbers = 0
         self._lock = threading.Lock()
         _run("mount", "-t", "tmpfs", "tmpfs", "/run/netns")
@@ -159,7 +159,7 @@ class ProxyNetwork:
     for, and the answers to that."""
 
     def __init__(self, nodes: Sequence[str], stack: contextlib.ExitStack) -> None:
-        peers = [node for node in nodes if node != CLIENTS]
+        peers = [node for node in nodes if node not in CLIENTS]
         self._ports = dict(zip(peers, free_ports(len(peers)), strict=True))
         self._links = stack.enter_context(Links())
         self._ways = {
@@ -178,7 +178,7 @@ class ProxyNetwork:
 
     def block(self, ways: Collection[Way]) -> _LinkCut:
         # Clients are asked for nothing: what gets to them are answers.
-        names = {(target, source) if target == CLIENTS else (source, target) for source, target in ways}
+        names = {(target, source) if target in CLIENTS else (source, target) for source, target in ways}
         return _LinkCut(self, [self._ways[name] for name in names])
 
     def hold(self, link: Link) -> None:

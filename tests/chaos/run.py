@@ -113,7 +113,7 @@ class Run:
         members = [str(number) for number in range(1, self.report.size + 1)]
         changes = sum(fault.kind == "change of members" for fault in self._faults)
         spares = [str(self.report.size + number) for number in range(1, changes + 1)]
-        nodes = [*members, *spares, CLIENTS]
+        nodes = [*members, *spares, *CLIENTS]
         self._network: Network = ProxyNetwork(nodes, stack) if proxies else NamespaceNetwork(nodes)
         disks = {victim: self._mount(victim) for victim in self._victims("full disk")}
         clocks = {victim: Clock(directory / f"clock-{victim}") for victim in self._victims("clock step")}
