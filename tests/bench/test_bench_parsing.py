@@ -115,6 +115,10 @@ def test_kills_in_one_line() -> None:
     assert summarize_kills([300.0, 1200.0, 200.0]) == {
         "kills": 3,
         "within 1 s": 2,
+        "shortest ms": 200.0,
         "median ms": 300.0,
+        "p90 ms": 1200.0,
+        "p99 ms": 1200.0,
         "longest ms": 1200.0,
     }
+    assert summarize_kills([float(number) for number in range(1, 101)])["p90 ms"] == 90.0

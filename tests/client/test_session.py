@@ -439,6 +439,32 @@ class TestDeadlinesAndCancellation:
         assert isinstance(sink.result, RequestTimeoutError)
         assert driver.session.counters.unknown_replies == 1
 
+    @pytest.mark.parametrize("ended_by", ["deadline", "cancel"])
+    @pytest.mark.parametrize("follows_leader", [True, False])
+    def test_silence_is_noticed_by_requests_that_are_all_given_up_earlier(
+        self, ended_by: str, follows_leader: bool
+    ) -> None:
+        """None of them waits as long as a reply may take, so none is ever overdue."""
+        driver = ready("1") if follows_leader else Driver.for_peer("1")
+        links = len(driver.links)
+        for _ in range(4):
+            request = LogInfoRequest(SECRET, Sink(), driver.now + (0.4 if ended_by == "deadline" else 1e9))
+            driver.start(request)
+            driver.advance(0.4)
+            driver.session.cancel(request)
+        assert driver.session.counters.searches >= 1
+        assert len(driver.links) > links
+
+    def test_a_peer_that_answers_others_is_not_asked_why_one_was_given_up(self) -> None:
+        driver = Driver.for_peer("1")
+        driver.update(deadline_s=0.3)
+        update = driver.read_one(b"=")
+        driver.advance(0.2)
+        driver.accepted(update)
+        driver.advance(1)
+        assert driver.read() == []
+        assert len(driver.links) == 1
+
     def test_what_is_cancelled_before_it_was_sent_is_not_sent(self) -> None:
         driver = ready()
         sink = Sink()
@@ -741,6 +767,17 @@ class TestOnePeer:
         driver.advance(TIMEOUT_S)
         assert driver.read_one(b"=").id == first.id
         assert driver.links == [URLS["1"], URLS["1"]]
+
+    def test_it_stays_with_its_peer_whatever_that_says_of_others(self) -> None:
+        """Whether the peer is well is found out by a question whose answer names all of them."""
+        driver = Driver.for_peer("2")
+        driver.start(MessageRequest(SECRET, b"kv", [], Sink()))
+        driver.read()
+        driver.advance(TIMEOUT_S)
+        driver.cluster_info(driver.read_one(b"^"), "1")
+        driver.advance(10 * TIMEOUT_S)
+        assert driver.session.counters.searches > 1
+        assert set(driver.links) == {URLS["2"]}
 
     def test_needs_one_url(self) -> None:
         peers: list[tuple[str | None, str]] = [(None, URLS["1"]), (None, URLS["2"])]

@@ -73,12 +73,18 @@ def started_command(
     prefix: Sequence[str] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A running ``zmqraft``, with pipes; killed in the end if it still runs. ``prefix`` is the command that runs it."""
+    command = [*prefix, *_ARGUMENTS, *map(str, arguments)]
+    with started_program(command, environment=environment, stdout=stdout) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def started_program(
+    command: Sequence[str], *, environment: Mapping[str, str] | None = None, stdout: int = subprocess.PIPE
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A running program, with pipes; killed in the end if it still runs."""
     process = subprocess.Popen(
-        [*prefix, *_ARGUMENTS, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        env=_environment(environment),
+        command, stdin=subprocess.PIPE, stdout=stdout, stderr=subprocess.PIPE, env=_environment(environment)
     )
     try:
         yield process

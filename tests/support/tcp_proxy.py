@@ -25,6 +25,8 @@ class Link:
         self.target = target
         self.port = 0
         self.connections = 0
+        #: Connections that were broken or refused, and pieces that were held up.
+        self.stopped = 0
         self._cut = False
         self._flows = asyncio.Event()
         self._flows.set()
@@ -39,6 +41,7 @@ class Link:
     async def cut(self) -> None:
         """Break all connections, and every new one at once."""
         self._cut = True
+        self.stopped += len(self._writers)
         for writer in self._writers:
             writer.transport.abort()
 
@@ -65,7 +68,9 @@ class Link:
         self._tasks.add(task)
         self._writers.add(writer)
         try:
-            if not self._cut:
+            if self._cut:
+                self.stopped += 1
+            else:
                 await self._pass_on(reader, writer)
         except OSError:
             pass
@@ -93,7 +98,9 @@ class Link:
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while piece := await reader.read(_PIECE_SIZE):
-            await self._flows.wait()
+            if not self._flows.is_set():
+                self.stopped += 1
+                await self._flows.wait()
             writer.write(piece)
             await writer.drain()
 

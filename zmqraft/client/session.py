@@ -106,6 +106,8 @@ class ClientSession:
         self._sequence = 0
         self._overtaken_below = 0
         self._heard_at = -math.inf
+        #: Whether a request was given up to which the peer owed a reply, and nothing was heard from it since.
+        self._unanswered = False
         self._committed_at = -math.inf
         self._heartbeat_at = math.inf
 
@@ -147,6 +149,7 @@ class ClientSession:
         """
         if not request.live:
             return False
+        self._give_up(request)
         self._remove(request)
         return True
 
@@ -189,7 +192,7 @@ class ClientSession:
         """When `tick` is to be called at the latest; None: nothing happens until something comes in."""
         times = [self._phase_ends]
         if self._phase is _Phase.READY:
-            times.append(self._heartbeat_at)
+            times.append(self._heartbeat_at if not self._unanswered else -math.inf)
             if self._waiting:
                 times.append(next(iter(self._waiting.values())).touched + self._timeout_s)
         elif self._phase is _Phase.IDLE and self._wanted:
@@ -204,6 +207,7 @@ class ClientSession:
         """Do what is due at ``now``."""
         while (request := self._deadlines.pop_due(now)) is not None:
             request.deadline = math.inf
+            self._give_up(request)
             self._fail_one(request, RequestTimeoutError(request.timeout_message()))
         if self._phase is _Phase.IDLE:
             if self._wanted and not self.closed:
@@ -347,6 +351,12 @@ class ClientSession:
         self._waiting.pop(request.id, None)
         request.ended(self)
 
+    def _give_up(self, request: Request) -> None:
+        """Nobody waits for its reply any longer. Whether the peer is silent has to be found out all the same: requests
+        that are all given up within the timeout would never be overdue."""
+        if self._waiting.get(request.id) is request and self._heard_at < request.touched:
+            self._unanswered = True
+
     def _release(self, request: Request) -> None:
         request.live = False
         if request.deadline < math.inf:
@@ -377,6 +387,7 @@ class ClientSession:
         self._waiting.clear()
         self._own.clear()
         self._sequence = self._overtaken_below = 0
+        self._unanswered = False
         self._phase_ends = math.inf
 
     def _disconnect(self) -> None:
@@ -428,7 +439,7 @@ class ClientSession:
         info = decode_cluster_info(frames)
         del self._own[question.id]
         self.await_nothing(question)
-        self._peers.learn(info.peers)
+        self.learn(info.peers)
         if self._phase is _Phase.PROBING:
             if info.is_leader:
                 self._become_ready(now)
@@ -452,6 +463,9 @@ class ClientSession:
             if request.touched + self._timeout_s > now:
                 break
             self._overdue(request, now)
+        if self._phase is _Phase.READY and self._unanswered:
+            self._unanswered = False
+            self._check(now)
         if self._phase is _Phase.READY and now >= self._heartbeat_at:
             self._heartbeat_at = now + self._heartbeat_s
             self._check(now)

@@ -1,0 +1,43 @@
+"""Whatever happens to who makes runs, nothing that they have started is left."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from chaos.cluster import program_environment
+from chaos.network import missing_for_namespaces
+from support.command import PATIENCE_S, started_program
+from support.local_cluster import wait_for
+
+CODE = "import sys; from chaos.command import main; sys.exit(main())"
+
+
+def processes_of(directory: Path) -> list[str]:
+    """Those that have a directory in their command."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            command = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if str(directory) in command and CODE not in command:
+                found.append(command)
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("form", [[], ["--proxies"]], ids=["namespaces", "proxies"])
+def test_no_process_and_no_mount_is_left(tmp_path: Path, form: list[str], number: signal.Signals) -> None:
+    command = [sys.executable, "-c", CODE, "--runs", "3", "--seconds", "30", "--directory", str(tmp_path), *form]
+    with started_program(command, environment=program_environment()) as process:
+        # The peers of two runs, and their clients.
+        wait_for(lambda: sum("chaos.client" in each for each in processes_of(tmp_path)) >= 8, "clients")
+        assert sum("kv run" in each for each in processes_of(tmp_path)) >= 6
+        process.send_signal(number)
+        process.wait(PATIENCE_S)
+    wait_for(lambda: not processes_of(tmp_path), "the end of all")
+    if form == [] and missing_for_namespaces() is None:
+        wait_for(lambda: str(tmp_path) not in Path("/proc/mounts").read_text(), "the end of the mounts")
