@@ -32,7 +32,7 @@ import zmq
 import zmqraft.asyncio
 from bench import machine, report
 from bench.feeding import Feed, update_at
-from bench.processes import HOST, BenchError, cpu_s, free_ports
+from bench.processes import HOST, BenchError, cpu_s, exit_on_signals, free_ports
 from bench.programs import Programs
 from bench.systems import SECRET, ZmqRaft
 from zmqraft import EntryBatch, EntryType, SnapshotChunk
@@ -186,6 +186,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, metavar="DIRECTORY", help="where the data of the peers goes, on a disk")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
     arguments = parser.parse_args()
+    exit_on_signals()
     messages = arguments.entries // _TOGETHER + 1
     system = ZmqRaft(Programs(Path(), Path()), pure=not zmqraft.EXTENSIONS)  # the load comes from here
     rates: dict[str, list[Rate]] = {}

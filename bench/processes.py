@@ -27,6 +27,7 @@ __all__ = [
     "ThreadTimes",
     "cpu_s",
     "end_all",
+    "exit_on_signals",
     "free_ports",
     "python",
     "resident_bytes",
@@ -70,6 +71,16 @@ def uninterrupted() -> Iterator[None]:
             signal.signal(number, handler)
         for number in dict.fromkeys(pending):
             signal.raise_signal(number)
+
+
+def exit_on_signals() -> None:
+    """Let SIGTERM and SIGHUP leave the program as Ctrl-C does, by an exception, so that all that was started ends."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
 
 
 def end_all() -> None:

@@ -138,6 +138,28 @@ def test_whatever_holds_bytes_is_a_frame(frames: ModuleType, kind: Any) -> None:
     assert frames.decode_request_id(kind(bytes(12))) == bytes(12)
 
 
+@pytest.mark.parametrize(
+    ("packed", "value"),
+    [
+        (b"\x7f", 127),
+        (b"\xcc\x05", 5),
+        (b"\xcc\xff", 255),
+        (b"\xcd\x00\x05", 5),
+        (b"\xcd\xff\xfe", 0xFFFE),
+        (b"\xce\x00\x00\x00\x05", 5),
+        (b"\xce\xff\xfe\xfd\xfc", 0xFFFEFDFC),
+        (b"\xcf\x00\x1f\xff\xff\xff\xff\xff\xff", 2**53 - 1),
+        (b"\xd0\xff", -1),
+    ],
+)
+def test_json_integers_of_every_width(frames: ModuleType, packed: bytes, value: int) -> None:
+    decoded = frames.decode_json(packed)
+    assert (decoded, type(decoded)) == (value, int)
+    for wrong in (packed[:-1], packed + b"\x00"):
+        with pytest.raises(RemoteProtocolError):
+            frames.decode_json(wrong)
+
+
 def test_an_int_enum_is_an_int(frames: ModuleType) -> None:
     assert frames.encode_uint(Number.SEVEN) == b"\x07"
     assert frames.encode_json(Number.SEVEN) == b"\x07"

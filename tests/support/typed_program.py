@@ -13,6 +13,7 @@ from zmqraft import (
     BroadcastStateMachine,
     ClusterConfiguration,
     ClusterInfo,
+    CompactedError,
     DataSettings,
     EntryBatch,
     EntryType,
@@ -170,6 +171,13 @@ def use_machines() -> None:
         assert_type(locks.acquire("name"), Lease)
     with CounterClient("127.0.0.1") as counter:
         assert_type(counter.add(1), int)
+
+
+def watch(store: KeyValueClient, index: int) -> Iterator[Change]:
+    try:
+        yield from store.watch(b"prefix", index)
+    except CompactedError as error:
+        yield from store.watch(b"prefix", error.first_index - 1)
 
 
 def listen(url: str) -> None:

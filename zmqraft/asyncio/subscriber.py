@@ -7,7 +7,7 @@ iteration, and cancelling a read loses nothing.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import zmq
 
@@ -18,6 +18,7 @@ from zmqraft.asyncio.loop_driver import LoopDriver
 from zmqraft.client.arguments import Limits, Urls, check_integer, to_seconds
 from zmqraft.client.entries_request import item_size
 from zmqraft.client.entry_cursor import EntryCursor
+from zmqraft.client.pacing import PacedFeed, TakenSize
 from zmqraft.client.peer_broadcast import Broadcast, PeerBroadcast, broadcast_size
 from zmqraft.client.results import SnapshotChunk
 from zmqraft.client.session import ClientSession
@@ -34,26 +35,18 @@ __all__ = ["ZmqRaftPeerSub", "ZmqRaftSubscriber"]
 _T = TypeVar("_T")
 
 
-class _PacedFeed(Feed, Protocol):
-    def consumed(self, size: int, now: float) -> None: ...
-
-
 class _FeedReader(Generic[_T]):
-    """Reads what a feed gives out, and tells it what was read: not for every item, but before it waits for that."""
+    """Reads what a feed gives out, and tells it what was read."""
 
     def __init__(self, size_of: Callable[[_T], int], buffer_size_max: int) -> None:
         self.queue: ItemQueue[_T] = ItemQueue()
-        self._size_of = size_of
-        self._report_size = max(buffer_size_max // 4, 1)
-        self._taken_size = 0
+        self._taken = TakenSize(size_of, buffer_size_max)
 
-    async def get(self, driver: LoopDriver, feed: _PacedFeed, timeout_s: float | None) -> _T:
+    async def get(self, driver: LoopDriver, feed: PacedFeed, timeout_s: float | None) -> _T:
         item = await self.queue.get(timeout_s)
         if item is None:
             raise ClosedError("the subscriber is closed")
-        self._taken_size += self._size_of(item)
-        if self._taken_size >= self._report_size:
-            taken, self._taken_size = self._taken_size, 0
+        if taken := self._taken.take(item):
             feed.consumed(taken, driver.now())
             driver.wake()
         return item

@@ -1,7 +1,6 @@
 """From a feed in the client's thread to the one who reads it.
 
-Knows nothing of what is read. The rule: the feed hears that something was consumed before it can be waiting for that,
-but not for every single item.
+Knows nothing of what is read. The rule: what the consumer has taken the feed hears of in its own thread.
 """
 
 from __future__ import annotations
@@ -11,33 +10,24 @@ import queue
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from zmqraft.client.io_thread import IoThread
-from zmqraft.client.session_sockets import Feed
+from zmqraft.client.pacing import PacedFeed, TakenSize
 from zmqraft.errors import ClosedError, RequestTimeoutError
 
-__all__ = ["FeedQueue", "PacedFeed"]
+__all__ = ["FeedQueue"]
 
 _T = TypeVar("_T")
-
-
-class PacedFeed(Feed, Protocol):
-    """A feed that goes no faster than its consumer."""
-
-    def consumed(self, size: int, now: float) -> None:
-        """Items of ``size`` bytes together were taken."""
 
 
 class FeedQueue(Generic[_T]):
     """The sink of a feed, and its other end. `get` is for one thread."""
 
     def __init__(self, size_of: Callable[[_T], int], buffer_size_max: int) -> None:
-        """``buffer_size_max`` is that of the feed: a quarter of it may be taken before the feed is told."""
+        """``buffer_size_max`` is that of the feed."""
         self._queue: queue.SimpleQueue[tuple[_T | None, BaseException | None]] = queue.SimpleQueue()
-        self._size_of = size_of
-        self._report_size = max(buffer_size_max // 4, 1)
-        self._taken_size = 0
+        self._taken = TakenSize(size_of, buffer_size_max)
 
     def put(self, item: _T, /) -> None:
         """For the feed."""
@@ -59,9 +49,7 @@ class FeedQueue(Generic[_T]):
         if item is None:
             self._queue.put((None, error))  # for whoever asks next
             raise error or ClosedError("the subscriber is closed")
-        self._taken_size += self._size_of(item)
-        if self._taken_size >= self._report_size:
-            taken, self._taken_size = self._taken_size, 0
+        if taken := self._taken.take(item):
             with contextlib.suppress(ClosedError):
                 thread.call(partial(feed.consumed, taken))
         return item
