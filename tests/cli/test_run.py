@@ -43,6 +43,17 @@ def test_a_peer_says_its_url_and_closes_when_asked(tmp_path: Path, number: signa
     FileLog.open(tmp_path / "data/a/log", tmp_path / "data/a/snap").close()
 
 
+def test_a_peer_that_must_have_data_starts_as_a_new_one_when_it_is_told_to(tmp_path: Path) -> None:
+    """FAULTS 28: a disk that is not mounted is not that of a new peer."""
+    (port,) = free_ports(1)
+    data = {"path": str(tmp_path / "data"), "appendIdToPath": True, "mustExist": True}
+    config = write_config(tmp_path, peers_on(port), data=data)
+    assert_fails_in_one_line(run_command("run", "-c", str(config), "a"), "raft.pers is missing, but data.mustExist")
+    for flags in (["--new"], []):
+        with running_peer(config, *flags, "a") as process:
+            assert stop(process, signal.SIGTERM) == (0, b"")
+
+
 def test_the_flags_say_what_is_bound(tmp_path: Path) -> None:
     ports = free_ports(3)
     config = write_config(tmp_path, peers_on(ports[0]), id="a")

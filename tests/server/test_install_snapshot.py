@@ -42,7 +42,7 @@ def fallen_behind(cluster: VirtualCluster, count: int = 20) -> tuple[Peer, Peer,
 
 def check_same(cluster: VirtualCluster) -> None:
     peers = list(cluster.peers.values())
-    cluster.run_until(lambda: len({peer.running.last_applied for peer in peers}) == 1)
+    cluster.run_until(lambda: len({peer.running.last_applied for peer in peers}) == 1, 10.0)
     assert all(peer.applied == peers[0].applied for peer in peers)
     assert [peer.failure for peer in peers] == [None] * len(peers)
 

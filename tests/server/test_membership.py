@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
+from support.invariants import Invariants
 from support.virtual_cluster import SECRET, Peer, VirtualCluster, url_of
 from zmqraft.constants import ABSENT, INTRODUCTION
 from zmqraft.protocol import EntryBatch, EntryType, LogEntry, Protocols, new_request_id
+from zmqraft.storage import MemoryLog, MemoryPersistence
 
 
 def started(size: int = 3, new: str = "", **settings: object) -> VirtualCluster:
@@ -744,3 +748,84 @@ def test_a_peer_whose_removal_is_committed_does_not_stand_again() -> None:
     cluster.run(10.0)
     assert (gone.role, leader.role, leader.term) == ("client", "leader", term)
     assert gone.term <= term
+
+
+class TestComingBack:
+    """FAULTS 36: an id that was removed comes back with an empty disk. It is a new peer, once all others know that.
+
+    Before that it must not even be started: who lags behind takes its vote for that of the member it was, and may win
+    without what was committed meanwhile.
+    """
+
+    @pytest.mark.parametrize("wait_s", [0.0, 0.5, 10.0])
+    @pytest.mark.parametrize("as_member", [False, True])
+    def test_it_gets_everything(self, wait_s: float, as_member: bool) -> None:
+        """Also when it takes itself for a member, by its configuration file, and when the leader still has it among
+        those whom it lets know."""
+        cluster = started(3)
+        last = max(cluster.commit(b"%d" % number) for number in range(10))
+        leader = cluster.leader()
+        gone, other = others(cluster, leader)
+        cluster.run_until(lambda: leader.running.raft.progress[gone.id].match == last)
+        cluster.crash(gone.id)
+        cluster.change([leader.id, other.id])
+        assert leader.running.raft.leaving
+        gone.log, gone.persistence = MemoryLog(), MemoryPersistence()
+        gone.configured = list("123") if as_member else [leader.id, other.id]
+        cluster.run(wait_s)
+        cluster.start(gone.id)
+        cluster.change("123")
+        cluster.run_until(lambda: gone.applied == leader.applied)
+        assert not leader.running.raft.progress[gone.id].has_lost_data
+        # A majority of it and the leader decides, and one of it and the other has what was decided.
+        cluster.partition([leader.id, gone.id], [other.id])
+        last = cluster.commit(b"without the other")
+        cluster.run_until(lambda: gone.running.last_applied == last)
+        cluster.partition([gone.id, other.id], [leader.id])
+        cluster.run_until(lambda: gone.role == "leader")
+        cluster.heal()
+        check_same(cluster, "123")
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_at_random(self, seed: int) -> None:
+        """Again and again, with partitions all the while."""
+        random = Random(seed)
+        cluster = VirtualCluster(random.choice((3, 4, 5)), seed)
+        everybody = list(cluster.ids)
+        for peer in cluster.peers.values():
+            peer.configured = everybody
+        invariants = Invariants(cluster)
+        cluster.on_event = invariants.check
+        cluster.start()
+        for _ in range(8):
+            cluster.heal()
+            cluster.commit(b"before")
+            gone = cluster.peers[random.choice(everybody)]
+            if random.random() < 0.5:
+                cluster.crash(gone.id)
+            cluster.change([each for each in everybody if each != gone.id])
+            cluster.run(random.choice((0.0, 0.01, 1.0, 5.0)))
+            if gone.engine is not None:
+                cluster.crash(gone.id)
+            leader = cluster.leader()
+            members = [each for each in cluster.peers.values() if each is not gone]
+            known = leader.running.raft.configurations.current_index
+            cluster.run_until(lambda: all(each.log.last_index >= known for each in members))  # noqa: B023
+            gone.log, gone.persistence = MemoryLog(), MemoryPersistence()
+            invariants.forget(gone.id)
+            cluster.start(gone.id)
+            cluster.run(random.choice((0.0, 0.3, 1.0)))
+            cluster.ask_change(cluster.leader().id, everybody)
+            for _ in range(4):
+                group = random.sample(everybody, random.randint(1, len(everybody) - 1))
+                cluster.partition(group, [each for each in everybody if each not in group])
+                for leader in cluster.leaders:
+                    cluster.update(leader.id, b"update")
+                cluster.run(random.choice((0.01, 0.3, 1.0)))
+            cluster.heal()
+            cluster.run_until(lambda: not cluster.leader().running.raft.is_changing)
+            if cluster.leader().members != "".join(everybody):
+                cluster.change(everybody)
+        cluster.heal()
+        check_same(cluster, "".join(everybody))
+        invariants.check_end()

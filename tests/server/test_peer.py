@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
+import shutil
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -293,6 +294,29 @@ def test_data_of_other_peers_is_refused(settings: Settings) -> None:
     state.update_peers([("8", "tcp://127.0.0.1:8"), ("9", "tcp://127.0.0.1:9")], None, None)
     with pytest.raises(ConfigurationError, match="data of another cluster: its peers are 8, 9, configured are 1"):
         build_peer(settings, persistence=lambda _: state)
+
+
+@pytest.mark.parametrize("lost", ["raft.pers", "log", "both"])
+def test_a_peer_that_has_lost_its_data_is_refused(settings: Settings, lost: str) -> None:
+    """FAULTS 28 and 36: it would forget its votes, and what it acknowledged; if the settings say that it has data."""
+    data = settings.data.directory
+    settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, must_exist=True))
+    with pytest.raises(
+        ConfigurationError, match=r"raft\.pers is missing, but data\.mustExist says that peer '1' has data"
+    ):
+        build_peer(settings)
+    with build_peer(dataclasses.replace(settings, data=dataclasses.replace(settings.data, must_exist=False))) as peer:
+        wait_for(lambda: peer.state == "leader", "its own election")
+    with build_peer(settings) as peer:
+        wait_for(lambda: peer.state == "leader", "its own election")
+    if lost != "log":
+        (data / "raft.pers").unlink()
+    if lost != "raft.pers":
+        shutil.rmtree(data / "log")
+    before = sorted(data.rglob("*"))
+    with pytest.raises(ConfigurationError, match="is missing, but data"):
+        build_peer(settings)
+    assert sorted(data.rglob("*")) == before
 
 
 def test_an_id_keeps_its_url(settings: Settings) -> None:

@@ -11,6 +11,7 @@ from support.virtual_cluster import SECRET, Peer, VirtualCluster
 from zmqraft.constants import READ_INDEX
 from zmqraft.core.read_index import ReadIndex
 from zmqraft.protocol import ABSENT, Protocols
+from zmqraft.storage import MemoryLog, MemoryPersistence
 
 VOTERS = (frozenset("123"),)
 
@@ -216,6 +217,23 @@ def test_an_answer_of_an_earlier_term_confirms_nothing() -> None:
     reads.cluster.change_reply = None
     reads.cluster.run(0.5)
     assert reads.answer(message_id) == (2, ABSENT)
+
+
+def test_a_follower_that_has_lost_its_data_confirms_nothing() -> None:
+    """FAULTS 28: it may have voted for somebody who leads by now, and does not know it any more."""
+    reads = Reads()
+    wiped, other = reads.others()
+    reads.cluster.crash(wiped.id, other.id)
+    wiped.log, wiped.persistence = MemoryLog(), MemoryPersistence()
+    reads.cluster.start(wiped.id)
+    reads.cluster.run(0.5)
+    assert reads.leader.role == "leader"
+    message_id = reads.ask()
+    reads.cluster.run(0.5)
+    assert reads.leader.role == "leader"
+    assert reads.answer(message_id) is None
+    reads.cluster.start(other.id)
+    reads.cluster.run_until(lambda: reads.answer(message_id) == (2, ABSENT))
 
 
 class TestRounds:

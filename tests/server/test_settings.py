@@ -90,6 +90,7 @@ def test_nested_tables_are_read() -> None:
         data={
             "path": "/data",
             "appendIdToPath": True,
+            "mustExist": True,
             "log": "entries",
             "snapshot": "/elsewhere/snap",
             "compact": {
@@ -103,6 +104,7 @@ def test_nested_tables_are_read() -> None:
         broadcast={"url": "node-b:9102", "bind": "*:9102", "broadcastHeartbeatInterval": 100},
         webmonitor={"enable": True, "port": 80, "bind": {"port": 8080, "proto": "https", "cert": "c", "key": "k"}},
     )
+    assert made.data.must_exist
     assert made.data.log_path == Path("/data/b/entries")
     assert made.data.snapshot_path == Path("/elsewhere/snap")
     assert made.data.compact_install_path == Path("/data/b/new")

@@ -52,6 +52,10 @@ class Invariants:
             self._applied.append(entry)
         assert entry == self._applied[entry.index - 1], f"{peer.id} has applied another entry {entry.index}"
 
+    def forget(self, peer_id: str) -> None:
+        """A peer begins anew, with an empty disk."""
+        self._seen.pop(peer_id, None)
+
     def acknowledged(self, request_id: bytes, index: int) -> None:
         """A client was told that its update is at an index."""
         assert self._acknowledged.setdefault(request_id, index) == index

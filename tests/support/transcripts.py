@@ -153,6 +153,7 @@ class Transcript:
         if peer.engine is not None:
             raise ValueError("it is running")
         peer.log, peer.persistence = MemoryLog(), MemoryPersistence()
+        self._invariants.forget(peer.id)
 
     def _do_timeout(self, name: str) -> None:
         raft = self._peer(name).running.raft

@@ -12,6 +12,7 @@ import queue
 import signal
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -37,6 +38,7 @@ _WAIT_S = 1.0
 @click.option("-b", "--bind", metavar="URL", help="What the peer's socket binds, instead of its own url.")
 @click.option("-p", "--pub", metavar="URL", help="The url of its broadcast socket.")
 @click.option("-w", "--www", metavar="URL", help="The url of its web monitor.")
+@click.option("--new", "is_new", is_flag=True, help="It has no data yet, whatever data.mustExist says.")
 @click.option("--ns", "namespace", default=NAMESPACE_DEFAULT, show_default=True, help="The root key of the settings.")
 @click.option("--log-level", type=click.Choice(logs.LEVELS), default="warning", show_default=True)
 @click.option("--log-format", type=click.Choice(logs.FORMATS), default="text", show_default=True)
@@ -46,6 +48,7 @@ def run(
     bind: str | None,
     pub: str | None,
     www: str | None,
+    is_new: bool,
     namespace: str,
     log_level: str,
     log_format: str,
@@ -59,6 +62,8 @@ def run(
     logs.configure(log_level, log_format)
     path = find_config_file(Path()) if config is None else Path(config)
     settings = load_settings(path, namespace=namespace, id=peer_id, bind=bind, pub=pub, www=www)
+    if is_new:
+        settings = replace(settings, data=replace(settings.data, must_exist=False))
     return run_peer(settings)
 
 

@@ -309,8 +309,6 @@ class Raft:
         for peer_id in self.progress:
             if peer_id not in self.configuration and peer_id not in self.leaving:
                 self.leaving[peer_id] = before[peer_id]
-        for peer_id in self.configuration.urls:
-            self.leaving.pop(peer_id, None)
         self._leaving_until = now + _LEAVING_TIMEOUTS * self._timing.election_max if self.leaving else math.inf
 
     def _forget(self, peer_id: str) -> None:
@@ -381,8 +379,12 @@ class Raft:
         """A candidate asks for this peer's vote (figure 2, RequestVote). None: not a member, no reply."""
         if request.candidate_id == self.id or not self._may_vote_for(request, now):
             return None
-        # Who knows another configuration need not wait for the majority of this one.
-        is_bound = self.role is Role.CANDIDATE and request.candidate_id in self.configuration
+        # Who knows another configuration, or has more and so may know one, need not wait for the majority of this one.
+        is_bound = (
+            self.role is Role.CANDIDATE
+            and request.candidate_id in self.configuration
+            and not self._has_less_than(request)
+        )
         if is_bound:
             self._maybe_give_way(request.candidate_id, 0, now)
         if request.term > self.current_term:
@@ -406,8 +408,10 @@ class Raft:
         this peer, and nobody else is there."""
         if request.candidate_id in self.configuration:
             return True
-        has_more = (request.last_term, request.last_index) > (self.log.last_term, self.log.last_index)
-        return has_more and not self._hears_leader(now)
+        return self._has_less_than(request) and not self._hears_leader(now)
+
+    def _has_less_than(self, request: RequestVote) -> bool:
+        return (request.last_term, request.last_index) > (self.log.last_term, self.log.last_index)
 
     def step_vote_reply(self, peer_id: str, reply: VoteReply, now: float) -> None:
         """The answer to the vote request that was last sent to this peer, in the current term."""
@@ -649,6 +653,9 @@ class Raft:
         self.log.append(entries.last_index, runs)
         self._effects.append(AppendToLog(entries))
         if self.configurations.append(configurations):
+            for peer_id in [peer_id for peer_id in self.leaving if peer_id in self.configuration]:
+                # It comes back, perhaps with an empty disk.
+                self._forget(peer_id)
             self._add_progress(now)
             self._let_go(before, now)
 
@@ -748,16 +755,18 @@ class Raft:
             return
         progress.last_contact = now
         progress.heartbeat_at = self._next_heartbeat(now)
-        self.reads.answered(peer_id, count)
         if reply.success:
+            self.reads.answered(peer_id, count)
             if progress.maybe_update(count):
                 self._maybe_commit()
             if peer_id in self.leaving and progress.commit_told >= self.configurations.current_index:
                 self._forget(peer_id)
             return
-        self.reads.lost(peer_id)
-        if not progress.maybe_decrease(reply.conflict_index, count):
+        if progress.maybe_decrease(reply.conflict_index, count):
+            self.reads.answered(peer_id, count)
+        else:
             self._leave_alone(peer_id, progress)
+        self.reads.lost(peer_id)
 
     def step_snapshot_reply(self, peer_id: str, term: int, index: int | None, now: float) -> None:
         """The answer to the chunk of a snapshot, in the current term; ``index`` is the snapshot's when the peer has it
@@ -774,7 +783,10 @@ class Raft:
             self._maybe_commit()
 
     def _leave_alone(self, peer_id: str, progress: Progress) -> None:
-        """A follower has lost its data: nothing can be sent to it but heartbeats, which it would answer for ever."""
+        """A follower has lost its data: nothing can be sent to it but heartbeats, which it would answer for ever.
+
+        What it has acknowledged counts no more, and what it answers confirms no read.
+        """
         progress.next = self.log.last_index + 1
         progress.commit_told = self.commit_index
         if not progress.has_lost_data:
@@ -811,7 +823,7 @@ class Raft:
         """Advance a leader's commit index to what a majority has on disk, if that is of its own term (5.3, 5.4.2)."""
         if not self.is_leader:
             return False
-        match = {peer_id: progress.match for peer_id, progress in self.progress.items()}
+        match = {peer_id: each.match for peer_id, each in self.progress.items() if not each.has_lost_data}
         match[self.id] = self.synced_index
         index = committed_index(match, self.configuration.voters)
         if self.log.term_at(index) != self.current_term:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 
 from zmqraft.api import LogBase, PersistenceBase, SnapshotBase, StateMachineBase
@@ -42,11 +43,13 @@ class _NoStateMachine(StateMachineBase):
 
 def open_persistence(settings: Settings) -> PersistenceBase:
     """Term, vote and configuration, in the state file of the data directory."""
+    _check_exists(settings, settings.data.raft_path)
     return RaftPersistence.open(settings.data.raft_path, peer_id=settings.id, cluster=settings.secret)
 
 
 def open_log(settings: Settings) -> FileLog:
     """The log and the snapshot in the data directory, with the request ids that are young enough to be repeated."""
+    _check_exists(settings, settings.data.log_path)
     ttl_ms = settings.request_id_ttl
     return FileLog.open(
         settings.data.log_path,
@@ -56,6 +59,15 @@ def open_log(settings: Settings) -> FileLog:
         request_id_cache_max=settings.request_id_cache_max,
         remember_after_seconds=0 if ttl_ms is None else int(time.time() - ttl_ms / 1000),
     )
+
+
+def _check_exists(settings: Settings, path: Path) -> None:
+    if settings.data.must_exist and not path.exists():
+        raise ConfigurationError(
+            f"{path} is missing, but data.mustExist says that peer {settings.id!r} has data: perhaps a disk is not "
+            "mounted. A peer that has lost its data must not start again under its id: remove it from the cluster and "
+            "add a new one under a new id. To start a new peer: zmqraft run --new"
+        )
 
 
 def make_state_machine(settings: Settings) -> StateMachineBase:

@@ -313,6 +313,9 @@ class Engine:
             encode_json(change.configuration.to_value()),
         )
         logger.info("%s: the configuration at %d is %s", self.settings.id, index, change.configuration.to_value())
+        for peer_id in self.raft.leaving:
+            if peer_id in change.configuration:
+                self._calls.forget(peer_id)
         self.raft.propose(EntryBatch.from_entries([entry]), [(index, change.configuration)], now)
         self._write_log()
 

@@ -151,6 +151,14 @@ class PeerCalls:
             if link.give_up() and self._raft.role is not Role.LEADER:
                 self._resets.append(peer_id)
 
+    def forget(self, peer_id: str) -> None:
+        """A peer that was removed comes back, perhaps as another one under its id: no answer to what is under way to it
+        counts any more."""
+        self._append_sizes.pop(peer_id, None)
+        self._snapshots.pop(peer_id, None)
+        if self._links[peer_id].give_up():
+            self._resets.append(peer_id)
+
     # --- replies ----------------------------------------------------------------------------------------------------
 
     def receive_reply(self, peer_id: str, frames: Sequence[bytes], now: float) -> bool:

@@ -125,12 +125,16 @@ class DataSettings:
     snapshot: str = "snap"
     state: str = "state.pers"
     compact: CompactSettings = field(default_factory=CompactSettings)
+    #: Whether a peer without data is refused: one that has lost them would forget its votes, and what it acknowledged.
+    #: Ours, zmq-raft does not have it.
+    must_exist: bool = False
     #: The peer whose data it is; `Settings` fills it in.
     peer_id: str = field(default="", repr=False, compare=False)
 
     def __post_init__(self) -> None:
         checks.text("data.path", str(self.path) if isinstance(self.path, Path) else self.path)
         checks.boolean("data.appendIdToPath", self.append_id_to_path)
+        checks.boolean("data.mustExist", self.must_exist)
         if self.append_id_to_path and (self.peer_id in (".", "..") or "/" in self.peer_id or "\\" in self.peer_id):
             raise checks.failure("data.appendIdToPath", f"the id {self.peer_id!r} cannot be the name of a directory")
         owners: dict[Path, str] = {}

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from zmqraft import constants
 from zmqraft.api import SnapshotBase
 from zmqraft.core.configuration import ClusterConfiguration
+from zmqraft.core.progress import Progress
 from zmqraft.core.quorum import is_quorum
 from zmqraft.core.raft import Role
 from zmqraft.protocol import EntryBatch, EntryType, Protocols, decode_uint
@@ -65,9 +66,9 @@ class Invariants:
         self._entries: dict[tuple[int, int], tuple[Fingerprint, Fingerprint | None]] = {}
         self._configs: dict[str, list[int]] = defaultdict(list)
         self._configurations: dict[str, ClusterConfiguration] = {}
-        # The last (term, commit index, incarnation) of each peer, and matches by (leader, term, follower).
+        # The last (term, commit index, incarnation) of each peer; and by leader its term and what it knew of followers.
         self._seen: dict[str, tuple[int, int, int]] = {}
-        self._matches: dict[str, tuple[int, dict[str, int]]] = {}
+        self._matches: dict[str, tuple[int, dict[str, tuple[Progress, int]]]] = {}
         self._applied: dict[str, tuple[int, int]] = {}
         self._states: dict[int, tuple[str, object]] = {}
         self._votes: dict[tuple[str, int], str] = {}
@@ -225,15 +226,14 @@ class Invariants:
             self._check_completeness(peer)
             known = self._matches[peer.id] = (term, {})
         matches = known[1]
-        for follower in [each for each in matches if each not in raft.progress]:
-            # Removed; when it comes back nothing is known of it.
-            del matches[follower]
         for follower, progress in raft.progress.items():
-            if progress.match < matches.get(follower, 0):
+            # One that was removed and comes back is another: nothing is known of it.
+            before, match = matches.get(follower, (progress, 0))
+            if before is progress and progress.match < match:
                 raise Violation("match index", f"that of {follower} went back on {peer.id} in term {term}")
             if progress.match >= progress.next:
                 raise Violation("match index", f"that of {follower} on {peer.id} is not below the next index")
-            matches[follower] = progress.match
+            matches[follower] = (progress, progress.match)
 
     def _check_completeness(self, peer: SimulatedPeer) -> None:
         """Leader completeness (section 5.4): who leads has every entry that was committed in an earlier term."""
