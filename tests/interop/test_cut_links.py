@@ -62,8 +62,8 @@ def test_links_are_cut_and_restored(modules: Path, tmp_path: Path, seed: int, ki
         wait_all(under_way)
         writers.write(100)
         last = cluster.wait_caught_up()
-        # A new connection for each cut, at least: the peers did talk over the links.
-        assert all(link.connections >= 1 for link in links.links)
+        # They did talk over the links, and connected anew. Not over each of them: who is not asked anything, or was cut
+        # off in the beginning and waits for longer and longer before he tries again, may have none.
         assert sum(link.connections for link in links.links) > len(links.links)
         cluster.stop()
         check_logs(cluster.logs(), last, writers.acknowledged)

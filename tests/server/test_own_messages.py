@@ -139,6 +139,12 @@ class TestTwoAppendsUnderWay:
             deliver(source, target, frames)
 
         cluster.deliver = lossy  # type: ignore[method-assign]
+        progress = cluster.peers[leader].running.raft.progress[other]
+
+        def check() -> None:
+            assert progress.match < progress.next
+
+        cluster.on_event = check
         for number in range(2):
             cluster.update(leader, b"%d" % number)
             cluster.run(0.001)

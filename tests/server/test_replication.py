@@ -534,6 +534,16 @@ class TestLeader:
             leader.running.receive_reply(source, frames, cluster.now)
             assert progress() == before
         assert leader.running.dropped["late reply"] == dropped + 2 * len(again)
+        # Also while something else is under way.
+        cluster.partition()
+        cluster.update(leader.id, b"y")
+        cluster.run(0.0)
+        before, last_index = progress(), leader.log.last_index
+        assert {following for _, following in before.values()} == {last_index + 1}
+        for source, frames in [*again, *reversed(again)]:
+            leader.running.receive_reply(source, frames, cluster.now)
+            assert progress() == before
+        cluster.heal()
         cluster.run(0.5)
         assert (cluster.leader(), leader.term) == (leader, term)
 

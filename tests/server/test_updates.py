@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import pytest
 
-from support.virtual_cluster import SECRET, VirtualCluster
+from support.virtual_cluster import SECRET, Peer, VirtualCluster
 from zmqraft.constants import ABSENT
 from zmqraft.protocol import Protocols, decode_json, new_request_id
 from zmqraft.server import client_requests
@@ -67,6 +69,15 @@ def test_a_repeated_id_is_known_to_the_next_leader_and_after_restarts(cluster: V
 def test_a_repetition_before_the_commit_is_accepted_and_answered_on_its_own_route(cluster: VirtualCluster) -> None:
     """FAULTS W22: the final reply goes to who asked last."""
     leader = cluster.leader()
+    routes: list[bytes] = []
+    reply = cluster._reply
+
+    def note(peer: Peer, messages: Iterable[Sequence[bytes]]) -> None:
+        messages = list(messages)
+        routes.extend(frames[0] for frames in messages if frames[1] == request_id)
+        reply(peer, messages)
+
+    cluster._reply = note  # type: ignore[method-assign]
     request_id = new_request_id(cluster.wall)
     frames = Protocols.REQUEST_UPDATE.encode_request(b"=", SECRET, b"data")
     now, wall = cluster.now, cluster.wall
@@ -77,6 +88,7 @@ def test_a_repetition_before_the_commit_is_accepted_and_answered_on_its_own_rout
     assert list(leader.running.take_replies()) == [[b"new route", request_id, b"\1"]]
     cluster.run(0.5)
     assert replies(cluster, request_id) == [(True, 2)]
+    assert routes == [b"new route"]
     assert leader.log.last_index == 2
 
 

@@ -46,7 +46,7 @@ from zmqraft.storage import MemoryLog, MemoryPersistence
 _RULE = "----"
 
 
-class TranscriptError(Exception):
+class TranscriptError(ValueError):
     """A script that cannot be followed."""
 
 
@@ -81,6 +81,7 @@ class Transcript:
 
     def __init__(self) -> None:
         self._cluster = ScriptedCluster(0)
+        self._invariants = Invariants(self._cluster)
         self._out: list[str] = []
         self._shows_messages = True
         self._seen: dict[str, tuple[dict[str, str], list[LogEntry]]] = {}

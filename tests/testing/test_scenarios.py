@@ -252,6 +252,33 @@ def test_a_snapshot_is_installed_in_the_middle_of_everything() -> None:
         assert victim.log.snapshot.index > 10
 
 
+@pytest.mark.parametrize("who", ["leader", "follower"])
+def test_a_power_cut_at_each_step_of_a_change(who: str) -> None:
+    """FAULTS W8: the state file never says more than the log, or what it says more does no harm: the peer starts."""
+    cut = 0
+    for cut_after in range(12):
+        scenario = Scenario()
+        cluster = scenario.cluster
+        leader = scenario.leader()
+        cluster.add("4", ["1", "2", "3"])
+        cluster.start("4")
+        scenario.update()
+        victim = leader if who == "leader" else next(peer for peer in cluster.peers.values() if peer is not leader)
+        ended: list[str] = []
+
+        cluster.on_end = lambda peer, failure, ended=ended: ended.append(peer.id)  # type: ignore[misc]
+        victim.disk.cut_after = cut_after
+        scenario.client.change_members(["1", "2", "3", "4"])
+        cluster.run_until(lambda ended=ended, scenario=scenario: ended or scenario.client.changes == 1)  # type: ignore[misc]
+        if ended:
+            cluster.start(victim.id)
+        cluster.run_until(lambda scenario=scenario: scenario.client.changes == 1)  # type: ignore[misc]
+        scenario.update()
+        cluster.run_until(scenario.all_applied)
+        cut += bool(ended)
+    assert cut >= 6
+
+
 def test_a_compaction_does_not_make_up_a_configuration() -> None:
     """FAULTS 25, W6 (found by seed 2831): a peer that got a snapshot without a configuration, having missed a change,
     compacts its log, and starts again: it must still know that it does not know who the members are."""

@@ -22,6 +22,11 @@ def test_a_test_that_is_named_is_there(name: str) -> None:
         assert re.search(rf"^ *(?:def|class) {each}\b", source, re.MULTILINE), name
 
 
+def test_every_transcript_has_a_line() -> None:
+    named = set(re.findall(r"`(w?\d\d_\w+)`", TEXT))
+    assert named == {path.stem for path in (TESTS / "scenarios/transcripts").glob("*.txt")}
+
+
 def test_every_row_has_a_line() -> None:
     rows = [*(str(number) for number in range(1, 51)), *(f"W{number}" for number in range(1, 28))]
     assert [row for row in rows if f"\n| {row} | " not in TEXT] == []
