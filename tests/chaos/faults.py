@@ -12,6 +12,8 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -107,9 +109,6 @@ class Clock:
 def _missing_for_clock() -> str | None:
     if _faketime_library() is None:
         return "libfaketime is not installed (apt-get install faketime)"
-    import sys
-    import tempfile
-
     with tempfile.TemporaryDirectory() as directory:
         clock = Clock(Path(directory) / "clock")
         clock.set(5000)
@@ -332,15 +331,18 @@ class Faults:
 
     def _pause(self, fault: Fault, random: Random, end: float) -> None:
         with self._one(fault.kind, end, self._leader_or_any(random), random) as peer_id:
-            while True:
-                process = self._running_process(peer_id, end)
-                process.process.send_signal(signal.SIGSTOP)
-                with contextlib.suppress(ChaosError):
-                    wait_until(lambda: is_stopped(process.process.pid), time.monotonic() + 1, "a stopped process")  # noqa: B023
-                    break
+            process = self._running_process(peer_id, end).process
+            process.send_signal(signal.SIGSTOP)
+            while not is_stopped(process.pid):
+                self._check_patience(end, f"{peer_id} to be paused")
+                if process.poll() is not None:
+                    # Somebody has killed it at the same moment.
+                    process = self._running_process(peer_id, end).process
+                    process.send_signal(signal.SIGSTOP)
+                time.sleep(_PAUSE_S)
             self._say(f"paused {peer_id}")
             _sleep_until(end)
-            process.process.send_signal(signal.SIGCONT)
+            process.send_signal(signal.SIGCONT)
             self._say(f"{peer_id} goes on")
 
     def _hang_client(self, fault: Fault, random: Random, end: float) -> None:
