@@ -49,7 +49,7 @@ _PREPARED = ("full disk", "clock step")
 #: A disk is full only once in a storm: it may take until the end of that until somebody writes enough to notice.
 _ONCE = "full disk"
 _STORM_S = (2.0, 22.0)
-_CALM_S = (1.0, 3.0)
+_CALM_S = (2.0, 4.0)
 #: The first faults of a storm begin within so many seconds: less than any lasts, so that they meet.
 _GUST_S = 0.25
 _SHORTEST_S = 0.3
