@@ -16,6 +16,7 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -44,6 +45,10 @@ _EPOCH_S = 4.0
 _KEYS = 3
 #: One of the clients of the log writes streams of so many updates.
 _STREAM = (10, 100)
+
+
+#: What came of an operation.
+_UNKNOWN = object()
 
 
 class Client:
@@ -77,19 +82,23 @@ class Client:
         """Of any length: no command of the store, so that it changes nothing there."""
         return f"{self.name} {operation.request_id.hex()} ".encode().ljust(self.random.choice((60, 120, 1000)), b".")
 
-    def done(self, operation: Operation, index: int | None, result: Any = None) -> None:
-        operation.finish(time.monotonic(), index, result)
+    def finish(self, operation: Operation, result: Any) -> None:
+        """Write down an operation that has returned this, or `_UNKNOWN`: it may have happened, or may happen yet."""
+        now = time.monotonic()
+        kind, key, *values = operation.command or ("update", "")
+        if result is _UNKNOWN:
+            pass
+        elif kind in ("update", "put"):
+            operation.finish(now, result)
+        elif kind == "get":
+            operation.finish(now, None, None if result is None else result.value.decode())
+        else:
+            operation.finish(now, None, result)
         self._recorder.write(operation)
-        if operation.command:
-            kind, key, *values = operation.command
-            if kind == "get":
-                self._seen[key] = result
-            elif kind == "put" or result:
-                self._seen[key] = values[-1]
-
-    def unknown(self, operation: Operation) -> None:
-        """It may have happened, or may happen yet."""
-        self._recorder.write(operation)
+        if operation.is_done and kind == "get":
+            self._seen[key] = operation.result
+        elif kind == "put" or (kind == "cas" and operation.result):
+            self._seen[key] = values[-1]
 
     def _value(self) -> str:
         return f"{self.name}:{next(self._numbers)}"
@@ -146,27 +155,28 @@ class BlockingClients:
             yield number
 
     def _try(self, client: Client, call: Callable[[], Any]) -> Any:
-        """What the call returns; None when that is not known."""
+        """What the call returns; `_UNKNOWN` when it may have been in vain."""
         for number in itertools.count(1):
             try:
                 return call()
             except RequestTimeoutError:
                 if self._stopping.is_set() or not _is_tried_again(client.random, number):
-                    return None
+                    return _UNKNOWN
             except RequestExpiredError:
                 # The clock of some leader is far from ours. An earlier try may have got through.
                 self._stopping.wait(_EXPIRED_S)
-                return None
-        return None
+                return _UNKNOWN
+            except ResultForgottenError:
+                return _UNKNOWN
+        return _UNKNOWN
 
     def _run_log(self, client: Client) -> None:
         with ZmqRaftClient(self._urls, secret=self._secret, heartbeat_ms=1000) as connection:
             for _ in self._turns(client):
                 operation = client.update()
                 request_id, data = operation.request_id, client.data(operation)
-                deadline_s = _timeout_s(client.random)
-                index = self._try(client, lambda: connection.request_update(request_id, data, deadline_s=deadline_s))  # noqa: B023
-                client.unknown(operation) if index is None else client.done(operation, index)
+                call = partial(connection.request_update, request_id, data, deadline_s=_timeout_s(client.random))
+                client.finish(operation, self._try(client, call))
 
     def _run_stream(self, client: Client) -> None:
         with ZmqRaftClient(self._urls, secret=self._secret, heartbeat_ms=1000) as connection:
@@ -185,10 +195,10 @@ class BlockingClients:
                     connection.request_updates(updates(), 16, deadline_s=_timeout_s(client.random)) as indexes,
                 ):
                     for index in indexes:
-                        client.done(started[done], index)
+                        client.finish(started[done], index)
                         done += 1
                 for operation in started[done:]:
-                    client.unknown(operation)
+                    client.finish(operation, _UNKNOWN)
                 # As many as all the others together would be too many.
                 self._stopping.wait(_EXPIRED_S + done * 0.005)
 
@@ -197,11 +207,7 @@ class BlockingClients:
         with KeyValueClient(self._urls, secret=self._secret, heartbeat_ms=1000, deadline_s=deadline_s) as store:
             for _ in self._turns(client):
                 operation = client.store_operation()
-                try:
-                    result = self._try(client, lambda: _store_call(store, operation))  # noqa: B023
-                except ResultForgottenError:
-                    result = None
-                _finish(client, operation, result)
+                client.finish(operation, self._try(client, partial(_store_call, store, operation)))
 
 
 class AsyncClients:
@@ -242,11 +248,13 @@ class AsyncClients:
                 return await call()
             except RequestTimeoutError:
                 if self._stopping.is_set() or not _is_tried_again(client.random, number):
-                    return None
+                    return _UNKNOWN
             except RequestExpiredError:
                 await asyncio.sleep(_EXPIRED_S)
-                return None
-        return None
+                return _UNKNOWN
+            except ResultForgottenError:
+                return _UNKNOWN
+        return _UNKNOWN
 
     async def _run_log(self, client: Client) -> None:
         deadline_s = _timeout_s(client.random)
@@ -258,8 +266,7 @@ class AsyncClients:
                     return
                 operation = client.update()
                 request_id, data = operation.request_id, client.data(operation)
-                index = await self._try(client, lambda: connection.request_update(request_id, data))  # noqa: B023
-                client.unknown(operation) if index is None else client.done(operation, index)
+                client.finish(operation, await self._try(client, partial(connection.request_update, request_id, data)))
 
     async def _run_store(self, client: Client) -> None:
         deadline_s = _timeout_s(client.random)
@@ -270,46 +277,19 @@ class AsyncClients:
                 if not await self._thinks(client):
                     return
                 operation = client.store_operation()
-
-                async def call(operation: Operation = operation) -> Any:
-                    return await _store_call(store, operation, _wrap_async)
-
-                try:
-                    result = await self._try(client, call)
-                except ResultForgottenError:
-                    result = None
-                _finish(client, operation, result)
+                client.finish(operation, await self._try(client, partial(_store_call, store, operation)))
 
 
-async def _wrap_async(awaitable: Awaitable[Any]) -> tuple[Any]:
-    return (await awaitable,)
-
-
-def _store_call(
-    store: KeyValueClient | AsyncKeyValueClient,
-    operation: Operation,
-    wrap: Callable[[Any], Any] = lambda result: (result,),
-) -> Any:
-    """The result in a tuple, since None is one as well; of the asyncio client, an awaitable of that."""
+def _store_call(store: KeyValueClient | AsyncKeyValueClient, operation: Operation) -> Any:
+    """What a client of the store returns for an operation: a result, or an awaitable of it."""
     kind, key, *values = operation.command
     name = key.encode()
     if kind == "get":
-        return wrap(store.get(name))
+        return store.get(name)
     if kind == "put":
-        return wrap(store.put(name, values[0].encode(), request_id=operation.request_id))
+        return store.put(name, values[0].encode(), request_id=operation.request_id)
     expected = None if values[0] is None else values[0].encode()
-    return wrap(store.compare_and_swap(name, expected, values[1].encode(), request_id=operation.request_id))
-
-
-def _finish(client: Client, operation: Operation, result: tuple[Any] | None) -> None:
-    if result is None:
-        client.unknown(operation)
-    elif operation.command[0] == "get":
-        client.done(operation, None, None if result[0] is None else result[0].value.decode())
-    elif operation.command[0] == "put":
-        client.done(operation, result[0])
-    else:
-        client.done(operation, None, result[0])
+    return store.compare_and_swap(name, expected, values[1].encode(), request_id=operation.request_id)
 
 
 def main() -> None:

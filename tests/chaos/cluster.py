@@ -159,6 +159,9 @@ class Cluster:
         with self._lock:
             peers = {peer_id: self._running.pop(peer_id) for peer_id in self.running()}
         for peer in peers.values():
+            # One that is no member any more may have been started just now, and not obey yet.
+            peer.wait_ready()
+        for peer in peers.values():
             peer.process.send_signal(signal.SIGTERM)
         for peer_id, peer in peers.items():
             status = peer.end(None)

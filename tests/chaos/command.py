@@ -23,7 +23,7 @@ from chaos.cluster import program_environment
 from chaos.network import ISOLATED, missing_for_namespaces
 from chaos.run import INVALID, OK, VIOLATION, Report, kinds_of
 
-__all__ = ["Runs", "main"]
+__all__ = ["BESIDE_S", "Runs", "main"]
 
 #: What a run takes beside its load, at most, in seconds: the start, faults that are late, healing and checks.
 BESIDE_S = 240.0

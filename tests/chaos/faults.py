@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import shutil
 import signal
 import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +40,7 @@ __all__ = ["DISK_MIB", "Clock", "Faults", "clock_environment", "missing_for", "p
 
 #: The size of a disk that gets full.
 DISK_MIB = 64
-#: So long after its time a fault that has not happened yet may take until it has.
+#: So long after the last fault's time one that has not happened yet may take until it has: nothing else is in its way.
 _PATIENCE_S = 60.0
 _PAUSE_S = 0.02
 #: How far a clock is set: anything from a second to beyond the time that request ids are remembered for.
@@ -107,9 +110,6 @@ class Clock:
 def _missing_for_clock() -> str | None:
     if _faketime_library() is None:
         return "libfaketime is not installed (apt-get install faketime)"
-    import sys
-    import tempfile
-
     with tempfile.TemporaryDirectory() as directory:
         clock = Clock(Path(directory) / "clock")
         clock.set(5000)
@@ -202,7 +202,7 @@ def partition(random: Random, peers: Sequence[str], leader: str | None) -> tuple
         ways = {(first, other) for other in others}
     elif shape == "one way":
         # Followers have nothing to say to one another.
-        one = leader if leader in peers else first
+        one = leader if leader is not None and leader in peers else first
         way = (one, next(peer for peer in shuffled if peer != one))
         ways = {random.choice((way, way[::-1]))}
     elif shape == "all apart":
@@ -247,6 +247,8 @@ class Faults:
         self._disks = disks
         self._clocks = clocks
         self._say = say
+        #: When there is no more patience with faults that have not happened.
+        self._patience_ends = math.inf
         self._changing = threading.Lock()
         #: The peer that is being removed.
         self._leaving: str | None = None
@@ -269,6 +271,10 @@ class Faults:
             "hanging client": self._hang_client,
         }
 
+    def begin(self, seconds: float) -> None:
+        """All faults begin and end within so many seconds from now, but for those that something is in the way of."""
+        self._patience_ends = time.monotonic() + seconds + _PATIENCE_S
+
     def bring_about(self, fault: Fault) -> None:
         """From its beginning, which is now, to its end. Raises ChaosError when it does not happen."""
         self._brought_about[fault.kind](fault, Random(fault.number), time.monotonic() + fault.duration)
@@ -276,7 +282,7 @@ class Faults:
     # --- choices ----------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _one(self, kind: str, until: float, candidates: Callable[[], Sequence[str]], random: Random) -> Iterator[str]:
+    def _one(self, kind: str, candidates: Callable[[], Sequence[str]], random: Random) -> Iterator[str]:
         """One that nothing of this kind is being done to, waited for."""
         while True:
             found = list(candidates())
@@ -286,7 +292,7 @@ class Faults:
                     chosen = random.choice(free)
                     self._taken.add((kind, chosen))
                     break
-            if time.monotonic() > until + _PATIENCE_S:
+            if time.monotonic() > self._patience_ends:
                 raise ChaosError(f"nobody for a {kind}")
             time.sleep(_PAUSE_S)
         try:
@@ -322,7 +328,7 @@ class Faults:
             chosen = [random.choice(found)] if (found := candidates()) else []
             rest = [peer_id for peer_id in random.sample(running, len(running)) if peer_id not in chosen]
             killed = [peer_id for peer_id in (chosen + rest)[:count] if self._cluster.kill(peer_id)]
-            if time.monotonic() > end + _PATIENCE_S:
+            if time.monotonic() > self._patience_ends:
                 raise ChaosError("nobody to kill")
             time.sleep(_PAUSE_S)
         self._say(f"killed {', '.join(killed)}")
@@ -331,31 +337,34 @@ class Faults:
         self._say(f"started {', '.join(killed)}")
 
     def _pause(self, fault: Fault, random: Random, end: float) -> None:
-        with self._one(fault.kind, end, self._leader_or_any(random), random) as peer_id:
-            while True:
-                process = self._running_process(peer_id, end)
-                process.process.send_signal(signal.SIGSTOP)
-                with contextlib.suppress(ChaosError):
-                    wait_until(lambda: is_stopped(process.process.pid), time.monotonic() + 1, "a stopped process")  # noqa: B023
-                    break
+        with self._one(fault.kind, self._leader_or_any(random), random) as peer_id:
+            process = self._running_process(peer_id).process
+            process.send_signal(signal.SIGSTOP)
+            while not is_stopped(process.pid):
+                self._check_patience(f"{peer_id} to be paused")
+                if process.poll() is not None:
+                    # Somebody has killed it at the same moment.
+                    process = self._running_process(peer_id).process
+                    process.send_signal(signal.SIGSTOP)
+                time.sleep(_PAUSE_S)
             self._say(f"paused {peer_id}")
             _sleep_until(end)
-            process.process.send_signal(signal.SIGCONT)
+            process.send_signal(signal.SIGCONT)
             self._say(f"{peer_id} goes on")
 
     def _hang_client(self, fault: Fault, random: Random, end: float) -> None:
-        with self._one(fault.kind, end, lambda: self._clients.kinds, random) as kind:
+        with self._one(fault.kind, lambda: self._clients.kinds, random) as kind:
             self._clients.signal(kind, signal.SIGSTOP)
             pid = self._clients.pid(kind)
-            wait_until(lambda: is_stopped(pid), end + _PATIENCE_S, "a client that hangs")
+            wait_until(lambda: is_stopped(pid), self._patience_ends, "a client that hangs")
             self._say(f"clients of {kind} hang")
             _sleep_until(end)
             self._clients.signal(kind, signal.SIGCONT)
 
-    def _running_process(self, peer_id: str, end: float) -> PeerProcess:
+    def _running_process(self, peer_id: str) -> PeerProcess:
         """The process of a peer, waited for while somebody else has ended it."""
         while (process := self._cluster.process(peer_id)) is None:
-            if time.monotonic() > end + _PATIENCE_S:
+            if time.monotonic() > self._patience_ends:
                 raise ChaosError(f"peer {peer_id} does not come back")
             time.sleep(_PAUSE_S)
         return process
@@ -371,7 +380,7 @@ class Faults:
             self._say(f"partition, {words}")
             _sleep_until(end)
             # What is cut may be silent, as long as nobody leads.
-            wait_until(cut.stopped, end + _PATIENCE_S, f"something to be stopped by a partition ({words})")
+            wait_until(cut.stopped, self._patience_ends, f"something to be stopped by a partition ({words})")
             self._say(f"partition ends, {words}: stopped {cut.stopped()}")
         finally:
             cut.lift()
@@ -381,13 +390,13 @@ class Faults:
     def _slow_disk(self, fault: Fault, random: Random, end: float) -> None:
         delay_ms = int(10 * 100 ** random.random())
         options = ["-e", "trace=fdatasync", "-e", f"inject=fdatasync:delay_enter={delay_ms}ms"]
-        with self._one("trace", end, self._leader_or_any(random, members_only=True), random) as peer_id:
+        with self._one("trace", self._leader_or_any(random, members_only=True), random) as peer_id:
             self._say(f"slow disk of {peer_id}: {delay_ms} ms")
             delayed = 0
             while time.monotonic() < end or not delayed:
-                with self._traced(peer_id, options, end) as tracer:
+                with self._traced(peer_id, options) as tracer:
                     while tracer.is_attached and (time.monotonic() < end or not tracer.injected()):
-                        self._check_patience(end, f"a sync of {peer_id} to be slow")
+                        self._check_patience(f"a sync of {peer_id} to be slow")
                         time.sleep(_PAUSE_S)
                     delayed += tracer.injected()
             self._say(f"disk of {peer_id} is as before: {delayed} syncs were slow")
@@ -399,19 +408,19 @@ class Faults:
             "-e",
             f"inject=fdatasync,fsync:error=EIO:when={random.randint(1, 5)}+",
         ]
-        with self._one("trace", end, self._leader_or_any(random, members_only=True), random) as peer_id:
+        with self._one("trace", self._leader_or_any(random, members_only=True), random) as peer_id:
             # Not with a full disk of the same peer, which it would end of as well.
-            with self._one("end", end, lambda: [peer_id], random), self._cluster.may_end(peer_id, "Input/output error"):
+            with self._one("end", lambda: [peer_id], random), self._cluster.may_end(peer_id, "Input/output error"):
                 while True:
-                    self._running_process(peer_id, end)
-                    with self._traced(peer_id, options, end) as tracer:
+                    self._running_process(peer_id)
+                    with self._traced(peer_id, options) as tracer:
                         while tracer.is_attached and self._cluster.process(peer_id) is not None:
-                            self._check_patience(end, f"a sync of {peer_id} to fail")
+                            self._check_patience(f"a sync of {peer_id} to fail")
                             time.sleep(_PAUSE_S)
                         if tracer.injected():
                             break
                 # If somebody has killed it at the same moment, that is as good.
-                wait_until(lambda: self._has_ended(peer_id), end + _PATIENCE_S, f"the end of {peer_id}")
+                wait_until(lambda: self._has_ended(peer_id), self._patience_ends, f"the end of {peer_id}")
             self._say(f"a sync of {peer_id} has failed")
             _sleep_until(end)
             self._cluster.begin(peer_id)
@@ -420,9 +429,9 @@ class Faults:
         return self._cluster.process(peer_id) is None
 
     @contextlib.contextmanager
-    def _traced(self, peer_id: str, options: Sequence[str], end: float) -> Iterator[Tracer]:
+    def _traced(self, peer_id: str, options: Sequence[str]) -> Iterator[Tracer]:
         while True:
-            process = self._running_process(peer_id, end)
+            process = self._running_process(peer_id)
             output = self._cluster.directory / f"strace-{next(self._traces)}"
             tracer = Tracer(process.process.pid, options, output)
             try:
@@ -430,7 +439,7 @@ class Faults:
                 break
             except ChaosError:
                 # It has just been killed.
-                self._check_patience(end, f"{peer_id} to be traced")
+                self._check_patience(f"{peer_id} to be traced")
                 time.sleep(_PAUSE_S)
         try:
             yield tracer
@@ -441,22 +450,22 @@ class Faults:
         peer_id = fault.victim or ""
         ballast = self._disks[peer_id] / "ballast"
         with (
-            self._one("end", end, lambda: [peer_id], random),
+            self._one("end", lambda: [peer_id], random),
             self._cluster.may_end(peer_id, "No space left on device"),
         ):
-            running = self._running_process(peer_id, end)
+            running = self._running_process(peer_id)
             _fill(ballast)
             self._say(f"full disk of {peer_id}")
             try:
                 while not running.has_said("No space left on device"):
                     running = self._cluster.process(peer_id) or running
-                    self._check_patience(end, f"{peer_id} to meet its full disk")
+                    self._check_patience(f"{peer_id} to meet its full disk")
                     time.sleep(_PAUSE_S)
                 _sleep_until(end)
             finally:
                 ballast.unlink()
             # It may have been started again, and be about to end.
-            wait_until(lambda: self._has_ended(peer_id) or self._cluster.kill(peer_id), end + _PATIENCE_S, "its end")
+            wait_until(lambda: self._has_ended(peer_id) or self._cluster.kill(peer_id), self._patience_ends, "its end")
         self._cluster.begin(peer_id)
         self._say(f"disk of {peer_id} has room again")
 
@@ -465,13 +474,13 @@ class Faults:
     def _clock_step(self, fault: Fault, random: Random, end: float) -> None:
         least, most = _STEP_S
         seconds = random.choice((1, -1)) * least * (most / least) ** random.random()
-        with self._one(fault.kind, end, lambda: [fault.victim or ""], random) as peer_id:
+        with self._one(fault.kind, lambda: [fault.victim or ""], random) as peer_id:
             clock = self._clocks[peer_id]
             clock.set(seconds)
             self._say(f"clock of {peer_id}: {seconds:+.1f} s")
             try:
                 _sleep_until(end)
-                wait_until(clock.was_read, end + _PATIENCE_S, f"{peer_id} to look at its clock")
+                wait_until(clock.was_read, self._patience_ends, f"{peer_id} to look at its clock")
             finally:
                 clock.set(0)
             self._say(f"clock of {peer_id} is right again")
@@ -480,7 +489,7 @@ class Faults:
 
     def _change_members(self, fault: Fault, random: Random, end: float) -> None:
         """Add, remove or replace one; for one operator at a time."""
-        if not self._changing.acquire(timeout=fault.duration + _PATIENCE_S):
+        if not self._changing.acquire(timeout=self._patience_ends - time.monotonic()):
             raise ChaosError("another change of the members takes for ever")
         try:
             members = self._cluster.members
@@ -490,7 +499,7 @@ class Faults:
             new = [peer_id for peer_id in members if peer_id not in removed] + added
             self._cluster.begin(*added)
             self._say(f"change of members: without {','.join(removed) or '-'}, with {','.join(added) or '-'}")
-            self._update_members(new, end)
+            self._update_members(new)
             self._cluster.members = new
             self._say(f"members are {','.join(new)}")
         finally:
@@ -508,12 +517,12 @@ class Faults:
                 self._leaving = leader if leader in free and random.random() < 0.5 else random.choice(free)
         return [self._leaving] if self._leaving is not None else []
 
-    def _update_members(self, members: list[str], end: float) -> None:
+    def _update_members(self, members: list[str]) -> None:
         peers = [(peer_id, self._network.url(peer_id)) for peer_id in members]
         request_id = new_request_id()
         with ZmqRaftClient(self._cluster.urls, secret=SECRET) as client:
             while True:
-                self._check_patience(end, "a change of the members")
+                self._check_patience("a change of the members")
                 try:
                     client.request_config_update(request_id, peers, deadline_s=_CHANGE_S)
                     return
@@ -530,8 +539,8 @@ class Faults:
                         return
                     raise
 
-    def _check_patience(self, end: float, what: str) -> None:
-        if time.monotonic() > end + _PATIENCE_S:
+    def _check_patience(self, what: str) -> None:
+        if time.monotonic() > self._patience_ends:
             raise ChaosError(f"in vain: {what}")
 
 

@@ -176,6 +176,7 @@ class Run:
 
     def _bring_about(self) -> None:
         began = time.monotonic()
+        self._all.begin(max(fault.at + fault.duration for fault in self._faults))
         threads = [
             threading.Thread(target=self._one_fault, args=(fault, began), name=str(fault), daemon=True)
             for fault in self._faults

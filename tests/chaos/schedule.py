@@ -48,8 +48,8 @@ KINDS: dict[str, tuple[float, float, float]] = {
 _PREPARED = ("full disk", "clock step")
 #: A disk is full only once in a storm: it may take until the end of that until somebody writes enough to notice.
 _ONCE = "full disk"
-_STORM_S = (2.0, 12.0)
-_CALM_S = (1.0, 3.0)
+_STORM_S = (2.0, 22.0)
+_CALM_S = (2.0, 4.0)
 #: The first faults of a storm begin within so many seconds: less than any lasts, so that they meet.
 _GUST_S = 0.25
 _SHORTEST_S = 0.3
@@ -69,7 +69,7 @@ def draw_faults(seed: int, seconds: float, kinds: Collection[str]) -> list[Fault
     faults: list[Fault] = []
     storm = 0.0
     while seconds - storm >= 2 * _SHORTEST_S + _GUST_S:
-        end = min(storm + random.uniform(*_STORM_S), seconds)
+        end = min(storm + _between(random, *_STORM_S), seconds)
         left = dict(weights)
         for _ in range(random.choice((2, 2, 3))):
             at = storm + random.uniform(0, _GUST_S)
@@ -78,7 +78,7 @@ def draw_faults(seed: int, seconds: float, kinds: Collection[str]) -> list[Fault
                 if kind == _ONCE:
                     del left[kind]
                 _, shortest, longest = KINDS[kind]
-                duration = shortest * (longest / shortest) ** random.random()
+                duration = _between(random, shortest, longest)
                 if at + duration > end - _GUST_S - _SHORTEST_S:
                     # There is no room for another: it lasts until the end, so that no other one is left alone there.
                     duration = end - at
@@ -86,3 +86,8 @@ def draw_faults(seed: int, seconds: float, kinds: Collection[str]) -> list[Fault
                 at += duration + random.uniform(0, _GUST_S)
         storm = end + random.uniform(*_CALM_S)
     return sorted(faults, key=lambda fault: (fault.at, fault.number))
+
+
+def _between(random: Random, low: float, high: float) -> float:
+    """Many short ones, some that are long."""
+    return float(low * (high / low) ** random.random())

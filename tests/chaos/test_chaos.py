@@ -16,7 +16,7 @@ from concurrent.futures import Future
 import pytest
 
 from chaos.command import BESIDE_S, Runs
-from chaos.run import OK, Report
+from chaos.run import INVALID, OK, Report
 
 RUNS = int(os.environ.get("ZMQRAFT_CHAOS_RUNS", "5"))
 SECONDS = float(os.environ.get("ZMQRAFT_CHAOS_SECONDS", "30"))
@@ -47,4 +47,6 @@ def test_nothing_is_lost_and_no_read_is_stale(reports: dict[int, Future[Report]]
     soon after the last fault all peers have the same."""
     report = reports[run_seed].result()
     print(report)
+    if report.outcome == INVALID:
+        pytest.skip(f"this machine is too slow now: {report}")
     assert report.outcome == OK, report
