@@ -33,6 +33,8 @@ _POLL_S = 0.02
 #: How long peers are asked for, who may be paused; and when all of them are well.
 _ASK_S = 0.4
 _ASK_LONG_S = 3.0
+#: How a peer ends whose disk fails: while it runs or opens its log, and before that.
+_FAILED = (1, 2)
 _TESTS = Path(__file__).parents[1]
 
 
@@ -131,7 +133,7 @@ class Cluster:
             status = peer.end(None)
             self._keep(peer_id, peer)
             reason = self._may_end.get(peer_id)
-            if reason is not None and status == 1 and peer.has_said(reason):
+            if reason is not None and status in _FAILED and peer.has_said(reason):
                 return None
             raise ChaosError(f"peer {peer_id} has ended with {status}: {''.join(peer.said[-20:])}")
 
@@ -171,7 +173,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def may_end(self, peer_id: str, saying: str) -> Iterator[None]:
-        """For as long as it lasts a peer may end with the status 1, if it says this."""
+        """For as long as it lasts a peer may end as one does whose disk fails, if it says this."""
         with self._lock:
             if peer_id in self._may_end:
                 raise ChaosError(f"two reasons for peer {peer_id} to end")
