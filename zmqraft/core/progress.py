@@ -116,7 +116,8 @@ class Progress:
     def maybe_decrease(self, conflict_index: int | None, count: int) -> bool:
         """The last of the ``count`` oldest requests under way was refused, so those behind it will be: go back.
 
-        Returns False when the follower denies what it acknowledged.
+        Returns False when the follower denies what it acknowledged. Where its conflicting term begins may well be below
+        that: the entries of that term up to the match are the same, and those behind it are not.
         """
         prev_index, _, _ = self._answered(count)
         self.pending.clear()
@@ -125,7 +126,7 @@ class Progress:
         self.next = max(wanted, self.match + 1)
         if self.next < 1:
             raise InvariantError(f"next index {self.next} below 1")
-        return wanted > self.match
+        return prev_index > self.match
 
     def __repr__(self) -> str:
         return f"<Progress {self.state.value} match {self.match} next {self.next} pending {self.pending}>"
