@@ -12,6 +12,8 @@ import zmq
 from zmq.backend.cython import _zmq
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.number cimport PyNumber_Index
 from libc.errno cimport EAGAIN, EINTR
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
@@ -19,7 +21,18 @@ from libc.string cimport memcpy
 
 from zmqraft._speedups.log_index cimport BatchBuilder, EntryBatch
 
+cdef extern from *:
+    """
+    typedef struct { void *socket; int fd; short events; short revents; } zmqraft_pollitem_t;
+    """
+    ctypedef struct zmqraft_pollitem_t:
+        void *socket
+        int fd
+        short events
+        short revents
+
 cdef int (*c_errno)() noexcept nogil
+cdef int (*c_poll)(zmqraft_pollitem_t *, int, long) noexcept nogil
 
 
 cdef uintptr_t _address(object library, str name) except 0:
@@ -30,9 +43,10 @@ cdef uintptr_t _address(object library, str name) except 0:
 
 
 def _look_up():
-    global c_errno, msg_init, msg_init_size, msg_recv, msg_send, msg_close, msg_data, msg_size, msg_more
+    global c_errno, c_poll, msg_init, msg_init_size, msg_recv, msg_send, msg_close, msg_data, msg_size, msg_more
     library = ctypes.CDLL(_zmq.__file__)
     c_errno = <int (*)() noexcept nogil> _address(library, "zmq_errno")
+    c_poll = <int (*)(zmqraft_pollitem_t *, int, long) noexcept nogil> _address(library, "zmq_poll")
     msg_init = <int (*)(zmqraft_msg_t *) noexcept nogil> _address(library, "zmq_msg_init")
     msg_init_size = <int (*)(zmqraft_msg_t *, size_t) noexcept nogil> _address(library, "zmq_msg_init_size")
     msg_recv = <int (*)(zmqraft_msg_t *, void *, int) noexcept nogil> _address(library, "zmq_msg_recv")
@@ -181,3 +195,82 @@ def send_message(socket, frames, EntryBatch entries=None):
         end = entries.offsets[position + 1] - entries.offsets[0]
         send_frame(handle, entries.start + start, end - start, position + 1 < count)
     return True
+
+
+cdef class Poller:
+    """Waits for sockets, and for file descriptors, until something can be read from one of them, or written to it.
+
+    As `zmq.Poller`, but says only which, and its events are POLLIN and POLLOUT. A socket is unregistered before it is
+    closed; `poll` raises ZMQError when it was not.
+    """
+
+    cdef list _sockets
+    cdef list _events
+    # One for each of them.
+    cdef zmqraft_pollitem_t *_items
+
+    def __cinit__(self):
+        self._sockets = []
+        self._events = []
+
+    def __dealloc__(self):
+        PyMem_Free(self._items)
+
+    def register(self, socket, events):
+        """Wait for these events of ``socket`` from now on, instead of others."""
+        if not isinstance(socket, int) and socket.closed:
+            raise zmq.ZMQError(zmq.ENOTSOCK)
+        events = PyNumber_Index(events)
+        if events not in (zmq.POLLIN, zmq.POLLOUT, zmq.POLLIN | zmq.POLLOUT):
+            raise ValueError(f"events are POLLIN, POLLOUT or both, not {events}")
+        if socket in self._sockets:
+            self._events[self._sockets.index(socket)] = events
+        else:
+            self._sockets.append(socket)
+            self._events.append(events)
+        self._make_items()
+
+    def unregister(self, socket):
+        """Do not wait for it any longer. KeyError when that was not so."""
+        if socket not in self._sockets:
+            raise KeyError(socket)
+        position = self._sockets.index(socket)
+        del self._sockets[position], self._events[position]
+        self._make_items()
+
+    cdef int _make_items(self) except -1:
+        cdef Py_ssize_t position
+        cdef zmqraft_pollitem_t *item
+        PyMem_Free(self._items)
+        self._items = <zmqraft_pollitem_t *> PyMem_Malloc(max(len(self._sockets), 1) * sizeof(zmqraft_pollitem_t))
+        if self._items == NULL:
+            raise MemoryError()
+        for position, socket in enumerate(self._sockets):
+            item = &self._items[position]
+            item.events, item.revents = self._events[position], 0
+            if isinstance(socket, int):
+                item.socket, item.fd = NULL, socket
+            else:
+                # `poll` looks whether it is closed by then.
+                item.socket, item.fd = <void *> <uintptr_t> socket.underlying, 0
+        return 0
+
+    def poll(self, timeout_ms):
+        """What is ready, as soon as anything is, or after so many milliseconds nothing; a negative time has no end. A
+        signal may make it return earlier."""
+        cdef long timeout = max(-1, PyNumber_Index(timeout_ms))
+        cdef int count = <int> len(self._sockets), found, error
+        cdef Py_ssize_t position
+        for position in range(count):
+            if self._items[position].socket != NULL and self._sockets[position].closed:
+                raise zmq.ZMQError(zmq.ENOTSOCK)
+        with nogil:
+            found = c_poll(self._items, count, timeout)
+            error = c_errno() if found < 0 else 0
+        if error == EINTR:
+            PyErr_CheckSignals()
+        elif error:
+            raise zmq.ZMQError(error)
+        if found <= 0:
+            return []
+        return [self._sockets[position] for position in range(count) if self._items[position].revents]

@@ -19,6 +19,7 @@ MAKE: dict[str, Callable[[Any], Any]] = {
     "EntryBatch": lambda module: module.EntryBatch.empty(1),
     "BatchBuilder": lambda module: module.BatchBuilder(),
     "RequestIndex": lambda module: module.RequestIndex(),
+    "Poller": lambda module: module.Poller(),
     "ReplyQueue": lambda module: module.ReplyQueue(),
     "WaitingUpdates": lambda module: module.WaitingUpdates(),
     "Intake": lambda module: module.Intake(b"secret", 1000, module.WaitingUpdates(), {}.get),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from random import Random
 from types import ModuleType
@@ -163,3 +164,58 @@ def test_entries_behind_the_first_frames(pair: Pair, behind: list[bytes], is_bat
         assert (frames, entries) == ([b"12345", b"a", b"", *behind], None)
     assert pair.zmq_io.receive_with_entries(pair.router, 3, 9) == [([b"12345", b"next"], None)]
     assert pair.zmq_io.receive_with_entries(pair.router, 3, 9) == []
+
+
+def test_a_poller_says_what_is_ready(pair: Pair) -> None:
+    poller = pair.zmq_io.Poller()
+    reader, writer = os.pipe()
+    try:
+        poller.register(pair.router, zmq.POLLIN)
+        poller.register(reader, zmq.POLLIN)
+        assert poller.poll(0) == []
+        pair.zmq_io.send_message(pair.dealer, [b"a"])
+        assert poller.poll(-1) == [pair.router]
+        os.write(writer, b"x")
+        assert poller.poll(1000) == [pair.router, reader]
+        poller.unregister(pair.router)
+        assert poller.poll(1000) == [reader]
+        poller.unregister(reader)
+        assert poller.poll(0) == []
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_a_poller_waits_for_room(pair: Pair) -> None:
+    poller = pair.zmq_io.Poller()
+    poller.register(pair.dealer, zmq.POLLIN)
+    poller.register(pair.alone, zmq.POLLIN | zmq.POLLOUT)
+    assert poller.poll(0) == []
+    poller.register(pair.dealer, zmq.POLLIN | zmq.POLLOUT)
+    assert poller.poll(1000) == [pair.dealer]
+    poller.register(pair.dealer, zmq.POLLOUT)
+    assert poller.poll(1000) == [pair.dealer]
+
+
+def test_a_poller_refuses_what_it_cannot_wait_for(pair: Pair) -> None:
+    poller = pair.zmq_io.Poller()
+    for events in (0, 4, 8, -1, 2**40):
+        with pytest.raises(ValueError, match="POLLIN, POLLOUT or both"):
+            poller.register(pair.router, events)
+    for events in ("1", None, 1.0):
+        with pytest.raises(TypeError):
+            poller.register(pair.router, events)
+    with pytest.raises(AttributeError):
+        poller.register("socket", zmq.POLLIN)
+    with pytest.raises(KeyError):
+        poller.unregister(pair.router)
+    with pytest.raises(TypeError):
+        poller.poll(1.5)
+    poller.register(pair.alone, zmq.POLLIN)
+    pair.alone.close()
+    for refused in (lambda: poller.poll(0), lambda: poller.register(pair.alone, zmq.POLLIN)):
+        with pytest.raises(zmq.ZMQError) as raised:
+            refused()
+        assert raised.value.errno == zmq.ENOTSOCK
+    poller.unregister(pair.alone)
+    assert poller.poll(0) == []

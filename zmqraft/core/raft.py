@@ -757,7 +757,7 @@ class Raft:
         progress.heartbeat_at = self._next_heartbeat(now)
         if reply.success:
             self.reads.answered(peer_id, count)
-            if progress.maybe_update(count):
+            if progress.maybe_update(count) and progress.match > self.commit_index:
                 self._maybe_commit()
             if peer_id in self.leaving and progress.commit_told >= self.configurations.current_index:
                 self._forget(peer_id)

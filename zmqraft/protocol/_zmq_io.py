@@ -15,7 +15,41 @@ from zmqraft.errors import RemoteProtocolError
 from zmqraft.protocol.entry import EntryBatch
 from zmqraft.protocol.log_index import BatchBuilder
 
-__all__ = ["receive_messages", "receive_with_entries", "send_message"]
+__all__ = ["Poller", "receive_messages", "receive_with_entries", "send_message"]
+
+
+class Poller:
+    """Waits for sockets, and for file descriptors, until something can be read from one of them, or written to it.
+
+    As `zmq.Poller`, but says only which, and its events are POLLIN and POLLOUT. A socket is unregistered before it is
+    closed; `poll` raises ZMQError when it was not.
+    """
+
+    def __init__(self) -> None:
+        self._poller = zmq.Poller()
+
+    def register(self, socket: zmq.Socket[bytes] | int, events: int) -> None:
+        """Wait for these events of ``socket`` from now on, instead of others."""
+        if not isinstance(socket, int) and socket.closed:
+            raise zmq.ZMQError(zmq.ENOTSOCK)
+        self._poller.register(socket, _checked(events))
+
+    def unregister(self, socket: zmq.Socket[bytes] | int) -> None:
+        """Do not wait for it any longer. KeyError when that was not so."""
+        self._poller.unregister(socket)
+
+    def poll(self, timeout_ms: int) -> list[zmq.Socket[bytes] | int]:
+        """What is ready, as soon as anything is, or after so many milliseconds nothing; a negative time has no end. A
+        signal may make it return earlier."""
+        if any(not isinstance(socket, int) and socket.closed for socket, _ in self._poller.sockets):
+            raise zmq.ZMQError(zmq.ENOTSOCK)
+        return [socket for socket, _ in self._poller.poll(to_index(timeout_ms))]
+
+
+def _checked(events: int) -> int:
+    if to_index(events) not in (zmq.POLLIN, zmq.POLLOUT, zmq.POLLIN | zmq.POLLOUT):
+        raise ValueError(f"events are POLLIN, POLLOUT or both, not {events}")
+    return to_index(events)
 
 
 def receive_messages(socket: zmq.Socket[bytes], count_max: int) -> list[list[bytes]]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from zmqraft._accel import EXTENSIONS
 
 if TYPE_CHECKING or not EXTENSIONS:
-    from zmqraft.protocol._zmq_io import receive_messages, receive_with_entries, send_message
+    from zmqraft.protocol._zmq_io import Poller, receive_messages, receive_with_entries, send_message
 else:
-    from zmqraft._speedups.zmq_io import receive_messages, receive_with_entries, send_message
+    from zmqraft._speedups.zmq_io import Poller, receive_messages, receive_with_entries, send_message
 
-__all__ = ["receive_messages", "receive_with_entries", "send_message"]
+__all__ = ["Poller", "receive_messages", "receive_with_entries", "send_message"]

@@ -10,7 +10,8 @@ A host runs it in turns. In each it
 3. calls `finish_turn`, which writes and syncs. A host with threads may let a leader's sync be done in the background:
    it runs what `take_sync` returns, then calls `synced`;
 4. gives what `take_committed` returns to the state machine, and calls `applied`;
-5. sends what `take_replies` returns: everything that had to wait for the sync, or for the state machine;
+5. sends what `take_replies` returns: everything that had to wait for the sync, or for the state machine; what waited
+   for the sync only may be taken and sent before 4, too;
 6. sends what `finish_turn` has returned: the rest of what is for peers. Clients come first, who wait for it.
 
 An exception out of any of these is the end of the peer: nothing more may be sent. The rule:
@@ -104,7 +105,7 @@ class Engine:
         self._forget_at = now
         self._seen = (self.raft.role, self.raft.current_term)
         self._configuration: ClusterConfiguration | None = None
-        self._seen_peers: tuple[object, ...] = (None, 0, None)
+        self._seen_peers: tuple[ClusterConfiguration | None, int, dict[str, str] | None] = (None, 0, None)
         #: The url of every other peer, by id: the DEALER sockets that the host must keep. Another object when it
         #: changes.
         self.link_urls: dict[str, str] = {}
@@ -529,12 +530,13 @@ class Engine:
     def _follow_configuration(self) -> None:
         """Keep links and the state file in step with the configuration in the (synced) log."""
         configuration, learned = self.raft.configuration, self._catching_up.learned_urls
-        seen = (configuration, len(self.raft.leaving), learned)
-        if all(now is before for now, before in zip(seen, self._seen_peers, strict=True)):
+        leaving = len(self.raft.leaving)
+        seen_configuration, seen_leaving, seen_learned = self._seen_peers
+        if configuration is seen_configuration and leaving == seen_leaving and learned is seen_learned:
             return
         if configuration is not self._configuration:
             self._store_configuration(configuration)
-        self._configuration, self._seen_peers = configuration, seen
+        self._configuration, self._seen_peers = configuration, (configuration, leaving, learned)
         self.link_urls = self.raft.peer_urls
         if self.raft.role is Role.CLIENT:
             # Those whom its own configuration does not have may be the only ones that are left.

@@ -31,6 +31,7 @@ from zmqraft.constants import ENTRY_HEADER_SIZE
 from zmqraft.core.configuration import ClusterConfiguration
 from zmqraft.core.raft import Role
 from zmqraft.errors import ClosedError, ConfigurationError, PeerFailedError, RemoteProtocolError, ZmqRaftError
+from zmqraft.protocol.zmq_io import Poller
 from zmqraft.server.applier import (
     APPLY_SIZE_MAX,
     Applier,
@@ -135,7 +136,7 @@ class ZmqRaft(ReadyEmitter):
         self._messages: list[list[bytes]] = []
         self._router: zmq.Socket[bytes]
         self._links: dict[str, ZmqRpcSocket] = {}
-        self._poller = zmq.Poller()
+        self._poller = Poller()
 
     # --- what it is; from any thread --------------------------------------------------------------------------------
 
@@ -446,9 +447,11 @@ class ZmqRaft(ReadyEmitter):
             actions = engine.finish_turn(time.monotonic(), in_background=True)
             if (sync := engine.take_sync()) is not None:
                 syncing.submit(sync.run, partial(self._synced, sync), self._sync_failed)
-            self._apply(applier)
-            # Who waits for an answer comes first: what is left for peers is news of a commit, mostly.
+            # Who waits for an answer comes first: a leader for what its followers have on disk, clients for what is
+            # applied. What is left for peers is news of a commit, mostly.
             self._reply()
+            if self._apply(applier):
+                self._reply()
             self._send(actions)
             if log.wants_preparation and (preparation is None or preparation.done()):
                 # What makes it fail makes the next append fail.
@@ -478,12 +481,12 @@ class ZmqRaft(ReadyEmitter):
 
         self.call_soon(fail)
 
-    def _poll(self, deadline: float) -> set[object]:
+    def _poll(self, deadline: float) -> Sequence[object]:
         """What can be read, when something can or the deadline has come."""
         wait_ms = min(math.ceil(max(deadline - time.monotonic(), 0.0) * 1000), _POLL_MS_MAX) if deadline > 0 else 0
-        return {socket for socket, _ in self._poller.poll(wait_ms)}
+        return self._poller.poll(wait_ms)
 
-    def _receive(self, readable: set[object]) -> bool:
+    def _receive(self, readable: Sequence[object]) -> bool:
         """Hand in what has arrived. Returns whether a turn has something to do; see `Engine.receive_reply`."""
         engine, has_work = self.engine, False
         if self._wake_reader in readable:
@@ -524,16 +527,20 @@ class ZmqRaft(ReadyEmitter):
 
     def _watch(self, link: ZmqRpcSocket) -> None:
         """Poll a link for room as long as it keeps a message."""
-        self._poller.modify(link.socket, zmq.POLLIN | zmq.POLLOUT if link.has_kept else zmq.POLLIN)
+        self._poller.register(link.socket, zmq.POLLIN | zmq.POLLOUT if link.has_kept else zmq.POLLIN)
 
-    def _apply(self, applier: Applier) -> None:
-        engine = self.engine
+    def _apply(self, applier: Applier) -> bool:
+        """Hand out what is to be applied. Returns whether there was anything."""
+        engine, has_applied = self.engine, False
         if (snapshot := engine.take_restore()) is not None:
             applier.restore(snapshot)
             self._compactor.snapshot_installed()
             self.emit("snapshot", snapshot.index)
+            has_applied = True
         while applier.has_room and (batch := engine.take_committed(APPLY_SIZE_MAX)) is not None:
             applier.submit(batch, engine.raft.current_term)
+            has_applied = True
+        return has_applied
 
     def _reply(self) -> None:
         replies = self.engine.take_replies()

@@ -22,6 +22,8 @@ from typing import Final
 
 __all__ = ["OS_FILE_SYSTEM", "FileSystem", "OsFileSystem"]
 
+_FULL_SYNC: Final[int | None] = getattr(fcntl, "F_FULLFSYNC", None)
+
 
 class FileSystem(ABC):
     """What the storage needs of a file system, and the two facts of the machine that files carry: time and name."""
@@ -144,8 +146,8 @@ class OsFileSystem(FileSystem):
             written += count
 
     def fdatasync(self, handle: int) -> None:
-        if hasattr(fcntl, "F_FULLFSYNC"):  # macOS, where fsync leaves the data in the cache of the drive
-            fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
+        if _FULL_SYNC is not None:  # macOS, where fsync leaves the data in the cache of the drive
+            fcntl.fcntl(handle, _FULL_SYNC)
         else:
             os.fdatasync(handle)
 

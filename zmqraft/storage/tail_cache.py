@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from itertools import islice
 from typing import Final
 
 from zmqraft.protocol.entry import EntryBatch
@@ -64,7 +63,9 @@ class TailCache:
             return part
         parts = [part]
         size = part.size
-        for batch in islice(batches, position + 1, None):
+        # Not by an iterator, which would walk up to here from the beginning.
+        for behind in range(position + 1, len(batches)):
+            batch = batches[behind]
             if batch.first_index > last:
                 break
             wanted = batch.slice(batch.first_index, last)
