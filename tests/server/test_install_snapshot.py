@@ -81,7 +81,7 @@ def test_two_chunks_are_under_way_to_a_peer_of_ours(small_chunks: dict[str, obje
     def is_there() -> bool:
         nonlocal most
         if calls._snapshots:
-            most = max(most, len(calls._links[behind.id]))
+            most = max(most, len(calls._links[behind.id].outstanding))
         return behind.log.snapshot.index == leader.log.snapshot.index
 
     cluster.run_until(is_there)

@@ -199,7 +199,7 @@ def test_an_update_that_comes_when_the_appends_of_reads_are_given_up_travels_lik
         reads.cluster.run(0.001)
     running = reads.leader.running
     links = list(running._calls._links.values())
-    assert [len(link) for link in links] == [2, 2]
+    assert [len(link.outstanding) for link in links] == [2, 2]
     reads.cluster.now = max(link.deadline for link in links)
     request_id = reads.cluster.update(reads.leader.id, b"second")
     reads.cluster.run(0.0)

@@ -632,7 +632,7 @@ class TestLinks:
             link.request([b"+"], None, 0.1, number / 100)
         assert [link.answered_by(encode_uint(each)) for each in (0, 1, 2, 3, 4)] == [0, 1, 2, 3, 0]
         link.close_requests(2, 0.05)
-        assert len(link) == 1
+        assert len(link.outstanding) == 1
         assert link.deadline == pytest.approx(0.15)
         assert link.answered_by(b"\2") == 0
         assert link.resend(0.2)[0] == [b"\3", b"+"]

@@ -153,6 +153,8 @@ class ConfigurationHistory:
 
     def compact(self, index: int) -> None:
         """Make the last configuration at or below ``index`` (committed) the base."""
+        if len(self._stack) == 1:
+            return
         below = sum(1 for at, _ in self._stack if at <= index)
         if below > 1:
             del self._stack[: below - 1]

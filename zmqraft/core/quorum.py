@@ -19,6 +19,6 @@ def committed_index(match: Mapping[str, int], voters: Sequence[frozenset[str]]) 
     """The highest index that a majority of each set of voters has; a voter without an entry in ``match`` has 0."""
     committed: list[int] = []
     for group in voters:
-        held = sorted((match.get(voter, 0) for voter in group), reverse=True)
+        held = sorted([match.get(voter, 0) for voter in group], reverse=True)
         committed.append(held[len(group) // 2])
     return min(committed)

@@ -29,6 +29,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Final
 
 from zmqraft.core.configuration import ClusterConfiguration, ConfigurationHistory
 from zmqraft.core.log_terms import LogTerms
@@ -77,6 +78,10 @@ class Role(enum.Enum):
     CANDIDATE = "candidate"
     LEADER = "leader"
     CLIENT = "client"
+
+
+#: It is asked for all the time, and Python 3.11 is slow to find a member of an enumeration.
+_LEADER: Final = Role.LEADER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +174,7 @@ class Raft:
     @property
     def is_leader(self) -> bool:
         """Whether this peer leads in the current term."""
-        return self.role is Role.LEADER
+        return self.role is _LEADER
 
     @property
     def commits_in_term(self) -> bool:

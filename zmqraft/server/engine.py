@@ -94,6 +94,7 @@ class Engine:
         self._persistence = persistence
         self._on_message = on_message
         self.raft = open_raft(settings, log, persistence, last_applied, now, random)
+        self._stored_vote = (persistence.current_term, persistence.voted_for)
         last_applied = max(last_applied, log.snapshot.index)
         self._submitted = last_applied
         self._clients = ClientRequests(self.raft, log, settings, last_applied, self.dropped)
@@ -116,6 +117,8 @@ class Engine:
         # The snapshot that has taken the place of entries which the state machine has not applied.
         self._restore: SnapshotBase | None = None
         self._transfer: LeadershipTransfer | None = None
+        # Whether this peer is in the configuration that links and the state file follow.
+        self._is_member = False
         # Until when a leader that was removed waits for its state machine, before it makes way.
         self._leave_at = math.inf
         # When those who were kept waiting in a transfer are answered at the latest.
@@ -154,7 +157,7 @@ class Engine:
             self._forget_at,
             math.inf if self._sync is None else self._sync.began + self._patience,
             self._calls.deadline,
-            self._catching_up.deadline,
+            self._catching_up.deadline if self.raft.role is Role.CLIENT else math.inf,
             self._change_deadline(now),
         )
 
@@ -165,9 +168,13 @@ class Engine:
             return self._transfer.deadline if self._clients.is_holding else now + _SOON
         if self._clients.is_holding:
             return self._release_at
-        if self.raft.is_removed:
+        if self._is_removed:
             return now + _SOON if self.last_applied >= self.raft.configurations.current_index else self._leave_at
         return math.inf
+
+    @property
+    def _is_removed(self) -> bool:
+        return not self._is_member and self.raft.is_removed
 
     # --- inputs -----------------------------------------------------------------------------------------------------
 
@@ -271,7 +278,7 @@ class Engine:
         if self.raft.is_leader:
             self._propose(now, wall_seconds)
         actions = self._calls.begin_turn()
-        if self._transfer is not None or self.raft.is_removed:
+        if self._transfer is not None or self._is_removed:
             self._make_way(actions, now)
         elif self.raft.is_leader:
             self._calls.send(actions, now, entries_only=True, unwritten=self._unwritten)
@@ -507,9 +514,10 @@ class Engine:
             self._clients.leadership_lost()
 
     def _store_vote(self) -> None:
-        raft, stored = self.raft, self._persistence
-        if (raft.current_term, raft.voted_for) != (stored.current_term, stored.voted_for):
-            stored.update_vote(raft.current_term, raft.voted_for)
+        vote = (self.raft.current_term, self.raft.voted_for)
+        if vote != self._stored_vote:
+            self._persistence.update_vote(*vote)
+            self._stored_vote = vote
 
     def _write_log(self) -> None:
         for effect in self.raft.take_log_effects():
@@ -537,6 +545,7 @@ class Engine:
         if configuration is not self._configuration:
             self._store_configuration(configuration)
         self._configuration, self._seen_peers = configuration, (configuration, leaving, learned)
+        self._is_member = self.raft.id in configuration
         self.link_urls = self.raft.peer_urls
         if self.raft.role is Role.CLIENT:
             # Those whom its own configuration does not have may be the only ones that are left.

@@ -496,10 +496,10 @@ class ZmqRaft(ReadyEmitter):
             for _ in range(len(self._calls)):
                 self._calls.popleft()()
         for peer_id, link in self._links.items():
-            if link.has_kept and link.socket in readable and link.flush():
-                self._watch(link)
-                has_work = True
             if link.socket in readable:
+                if link.has_kept and link.flush():
+                    self._watch(link)
+                    has_work = True
                 for frames in link.receive():
                     has_work = engine.receive_reply(peer_id, frames, time.monotonic()) or has_work
         if self._router in readable:
@@ -515,9 +515,7 @@ class ZmqRaft(ReadyEmitter):
             if link is None:
                 continue
             if action.message is not None and not link.is_stuck:
-                kept_before = link.has_kept
-                link.send(*action.message, keep=action.keep)
-                if link.has_kept != kept_before:
+                if not link.send(*action.message, keep=action.keep):
                     self._watch(link)
             else:
                 # What cannot leave is repeated.

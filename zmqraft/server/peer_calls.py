@@ -106,14 +106,17 @@ class PeerCalls:
     @property
     def deadline(self) -> float:
         """When a request is to be repeated, or a snapshot waits no longer."""
-        deadline = min((link.deadline for link in self._links.values()), default=math.inf)
+        deadline = min([link.deadline for link in self._links.values()], default=math.inf)
         return min(deadline, *self._snapshot_at.values()) if self._snapshot_at else deadline
 
     def has_way_out(self, now: float) -> bool:
         """Whether new entries could travel now: there is room on the way to somebody, or nobody to send to."""
-        return not self._links or any(
-            len(link) < self._window(peer_id) or now >= link.deadline for peer_id, link in self._links.items()
-        )
+        if not self._links:
+            return True
+        for peer_id, link in self._links.items():
+            if not link.outstanding or len(link.outstanding) < self._window(peer_id) or now >= link.deadline:
+                return True
+        return False
 
     def is_ours(self, peer_id: str) -> bool:
         """Whether a peer is known to understand our own messages."""
@@ -122,7 +125,7 @@ class PeerCalls:
     def has_outstanding(self, peer_id: str) -> bool:
         """Whether a peer owes a reply."""
         link = self._links.get(peer_id)
-        return link is not None and len(link) > 0
+        return link is not None and bool(link.outstanding)
 
     def _window(self, peer_id: str) -> int:
         """How many requests may be outstanding to a peer."""
@@ -264,10 +267,10 @@ class PeerCalls:
         if self._raft.role not in (Role.LEADER, Role.CANDIDATE):
             return
         for peer_id, link in self._links.items():
-            is_late, was_idle = now >= link.deadline, len(link) == 0
+            is_late, was_idle = now >= link.deadline, not link.outstanding
             if is_late:
                 action = self._repeat(peer_id, link, now, unwritten)
-            elif len(link) < self._window(peer_id):
+            elif was_idle or len(link.outstanding) < self._window(peer_id):
                 action = self._message_to(peer_id, link, now, entries_only, unwritten)
             else:
                 action = None
@@ -296,7 +299,7 @@ class PeerCalls:
                 del self._snapshots[peer_id]
                 snapshot = None
                 link.give_up()
-        if len(link) == 1:
+        if len(link.outstanding) == 1:
             return LinkAction(peer_id, link.resend(now))
         # Which of them have arrived is not known.
         link.give_up()

@@ -24,37 +24,34 @@ Message: TypeAlias = "tuple[list[bytes], EntryBatch | None]"
 class PeerLink:
     """The requesting side towards one peer. Times are in seconds."""
 
-    __slots__ = ("_next_id", "_outstanding", "deadline")
+    __slots__ = ("_next_id", "deadline", "outstanding")
 
     def __init__(self) -> None:
         self._next_id = 1
-        # (message, seconds until it is repeated), the oldest first.
-        self._outstanding: deque[tuple[Message, float]] = deque()
+        #: The requests that are not answered, the oldest first: (message, seconds until it is repeated). Not to be
+        #: changed by others.
+        self.outstanding: deque[tuple[Message, float]] = deque()
         #: When the oldest outstanding request is to be sent again; infinity when there is none.
         self.deadline = math.inf
-
-    def __len__(self) -> int:
-        """The number of outstanding requests."""
-        return len(self._outstanding)
 
     def request(self, frames: Sequence[bytes], entries: EntryBatch | None, resend_after: float, now: float) -> Message:
         """Start a request. Returns what to send: the frames, the message id first, and the entries behind them."""
         message = ([encode_uint(self._next_id), *frames], entries)
         self._next_id = self._next_id + 1 if self._next_id < PEER_MESSAGE_ID_MAX else 0
-        self._outstanding.append((message, resend_after))
-        if len(self._outstanding) == 1:
+        self.outstanding.append((message, resend_after))
+        if len(self.outstanding) == 1:
             self.deadline = now + resend_after
         return message
 
     def resend(self, now: float) -> Message:
         """The oldest outstanding request again."""
-        message, resend_after = self._outstanding[0]
+        message, resend_after = self.outstanding[0]
         self.deadline = now + resend_after
         return message
 
     def answered_by(self, message_id: bytes) -> int:
         """How many of the outstanding requests, from the oldest on, a reply with this id answers; 0 if none."""
-        for count, (message, _) in enumerate(self._outstanding, 1):
+        for count, (message, _) in enumerate(self.outstanding, 1):
             if message[0][0] == message_id:
                 return count
         return 0
@@ -62,12 +59,12 @@ class PeerLink:
     def close_requests(self, count: int, now: float) -> None:
         """The ``count`` oldest requests are answered; the others have all their time from now on."""
         for _ in range(count):
-            self._outstanding.popleft()
-        self.deadline = now + self._outstanding[0][1] if self._outstanding else math.inf
+            self.outstanding.popleft()
+        self.deadline = now + self.outstanding[0][1] if self.outstanding else math.inf
 
     def give_up(self) -> bool:
         """No reply to what is outstanding counts any more. Returns whether there was anything."""
-        was_outstanding = bool(self._outstanding)
-        self._outstanding.clear()
+        was_outstanding = bool(self.outstanding)
+        self.outstanding.clear()
         self.deadline = math.inf
         return was_outstanding
