@@ -6,6 +6,7 @@ import pytest
 
 from support.virtual_cluster import SECRET, Peer, VirtualCluster, url_of
 from zmqraft import constants
+from zmqraft.errors import InvariantError
 from zmqraft.protocol import EntryBatch, EntryType, LogEntry, Protocols, encode_json, new_request_id
 from zmqraft.server.snapshot_transfer import OutgoingSnapshot
 from zmqraft.storage import MemorySnapshot
@@ -463,6 +464,11 @@ class TestOutgoing:
         outgoing.answered(1, None)
         outgoing.lost()
         assert self.next_offset(outgoing) == 4
+
+    def test_no_more_are_answered_than_are_under_way(self) -> None:
+        for count in (0, 3):
+            with pytest.raises(InvariantError, match="2 are under way"):
+                self.own(2).answered(count, 8)
 
     def test_a_repeated_one_may_be_answered_from_further_on(self) -> None:
         outgoing = self.own(2)

@@ -131,6 +131,12 @@ def test_twice(capsys: pytest.CaptureFixture[str]) -> None:
     assert "0 violations" in capsys.readouterr().out
 
 
+def test_a_long_run_says_how_far_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_PROGRESS_INTERVAL_S", 0.0)
+    assert command.main(["--seeds", "3"]) == 0
+    assert capsys.readouterr().err.splitlines() == [f"{done} of 3 seeds, 0 violations" for done in range(3)]
+
+
 def test_several_processes_find_the_same(tmp_path: Path) -> None:
     hashes = [tmp_path / "one", tmp_path / "two"]
     for path, jobs in zip(hashes, ("1", "2"), strict=True):

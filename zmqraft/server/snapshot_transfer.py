@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from zmqraft import constants
 from zmqraft.api import LogBase, SnapshotBase, SnapshotContext, SnapshotReceiver
-from zmqraft.errors import RemoteProtocolError
+from zmqraft.errors import InvariantError, RemoteProtocolError
 from zmqraft.protocol import Protocols
 from zmqraft.storage.snapshot_context import encode_context, parse_context
 
@@ -114,7 +114,11 @@ class OutgoingSnapshot:
 
         A peer of zmq-raft goes on with what another leader has sent it of a snapshot of the same index, term and size,
         whose bytes need not be the same (FAULTS W5). It is made to forget that.
+
+        Raises InvariantError when not so many are under way.
         """
+        if not 1 <= count <= len(self._ends):
+            raise InvariantError(f"{count} chunks of a snapshot are answered, {len(self._ends)} are under way")
         self.repeats = 0
         for _ in range(count - 1):
             self._ends.popleft()

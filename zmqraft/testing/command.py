@@ -1,12 +1,14 @@
 """``python -m zmqraft.testing``: run seeds of the simulator, and say what broke.
 
-The last line on standard output is a summary; the exit status is 0 only when every seed held.
+The last line on standard output is a summary; the exit status is 0 only when every seed held. How far a long run is
+gets said on standard error.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +20,8 @@ from zmqraft.testing.simulator.run import RunResult, run_seed, shrink
 
 #: Lines of the trace that are shown of a seed that failed.
 _LINES_MAX = 120
+#: Seconds between two lines about how far it is.
+_PROGRESS_INTERVAL_S = 10.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
     failed: list[int] = []
     hashes: dict[int, str] = {}
     slowest = (0.0, 0)
+    progress_at = began + _PROGRESS_INTERVAL_S
     for result, seconds in _results(options):
+        if time.monotonic() >= progress_at:
+            progress_at = time.monotonic() + _PROGRESS_INTERVAL_S
+            print(f"{len(hashes)} of {options.seeds} seeds, {len(failed)} violations", file=sys.stderr, flush=True)
         slowest = max(slowest, (seconds, result.seed))
         hashes[result.seed] = result.trace_hash
         totals.update(
