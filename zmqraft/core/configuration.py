@@ -105,22 +105,16 @@ class ConfigurationHistory:
         later: Iterable[tuple[int, ClusterConfiguration]] = (),
     ) -> None:
         self._stack: list[tuple[int, ClusterConfiguration]] = [(base_index, base)]
+        #: The configuration that counts.
+        self.current = base
+        #: The index of the entry that brought it; the base's index when none did.
+        self.current_index = base_index
         self.append(list(later))
 
     @property
     def base(self) -> tuple[int, ClusterConfiguration]:
         """The index and the configuration that all others follow."""
         return self._stack[0]
-
-    @property
-    def current(self) -> ClusterConfiguration:
-        """The configuration that counts."""
-        return self._stack[-1][1]
-
-    @property
-    def current_index(self) -> int:
-        """The index of the entry that brought it; the base's index when none did."""
-        return self._stack[-1][0]
 
     @property
     def previous(self) -> ClusterConfiguration | None:
@@ -141,6 +135,7 @@ class ConfigurationHistory:
             if index <= self.current_index:
                 raise ValueError(f"a configuration at index {index} cannot follow the one at {self.current_index}")
             self._stack.append((index, configuration))
+            self.current_index, self.current = index, configuration
         return bool(later)
 
     def truncate_after(self, index: int) -> bool:
@@ -149,6 +144,7 @@ class ConfigurationHistory:
         if kept == len(self._stack):
             return False
         del self._stack[kept:]
+        self.current_index, self.current = self._stack[-1]
         return True
 
     def compact(self, index: int) -> None:

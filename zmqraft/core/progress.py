@@ -87,16 +87,19 @@ class Progress:
         News wait for ``delay`` seconds, since a request may take them along. Only what the follower has is told. A
         notice that gets lost is made up for by the next request.
         """
-        told = min(commit_index, self.match)
-        if self.state is not ProgressState.REPLICATE or told <= self.commit_told:
-            return None
-        if self.notice_at == math.inf:
-            self.notice_at = now + delay
-        if now < self.notice_at:
+        if not self.wants_notice(commit_index, now, delay):
             return None
         self.notice_at = math.inf
-        self.commit_told = told
-        return told
+        self.commit_told = min(commit_index, self.match)
+        return self.commit_told
+
+    def wants_notice(self, commit_index: int, now: float, delay: float) -> bool:
+        """Whether `maybe_tell_commit` has something to tell now; if only later, `notice_at` says when from now on."""
+        if self.state is not ProgressState.REPLICATE or min(commit_index, self.match) <= self.commit_told:
+            return False
+        if self.notice_at == math.inf:
+            self.notice_at = now + delay
+        return now >= self.notice_at
 
     def installed(self, index: int) -> bool:
         """It has a snapshot of ``index``. Returns whether the match moved."""

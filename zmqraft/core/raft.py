@@ -722,16 +722,19 @@ class Raft:
         progress = self.progress.get(peer_id)
         return progress is not None and progress.next <= self.log.last_index
 
-    def has_news_for(self, peer_id: str) -> bool:
-        """Whether `message_to` may have something for this peer before its next heartbeat is due."""
+    def has_news_for(self, peer_id: str, now: float, *, takes_notices: bool) -> bool:
+        """Whether `message_to` may have something for this peer, which has just answered, before `next_deadline`."""
         progress = self.progress.get(peer_id)
-        return (
+        if (
             progress is None
             or progress.state is not ProgressState.REPLICATE
             or progress.next <= self.log.last_index
-            or progress.commit_told < self.commit_index
             or self.reads.wants(peer_id)
-        )
+        ):
+            return True
+        if progress.pending or progress.commit_told >= self.commit_index:
+            return False
+        return not takes_notices or progress.wants_notice(self.commit_index, now, self._timing.commit_notice)
 
     def append_sent(self, peer_id: str, message: SendAppend, last_index: int) -> None:
         """The host has sent the entries of ``message`` up to ``last_index`` (``prev_index`` when there were none)."""

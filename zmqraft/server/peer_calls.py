@@ -200,7 +200,7 @@ class PeerCalls:
         if not reply.success or reply.term < raft.current_term:
             link.give_up()
             return True
-        return raft.commit_index != commit_index or raft.has_news_for(peer_id)
+        return raft.commit_index != commit_index or raft.has_news_for(peer_id, now, takes_notices=self.is_ours(peer_id))
 
     def _decode_reply(self, frames: Sequence[bytes]) -> VoteReply | AppendReply:
         # The links are reset with every change of role, so the role says what the outstanding request was.
