@@ -13,14 +13,19 @@ import pytest
 
 from support.mutants import MUTANTS, first_seed
 from support.twins import BUILDS, COMPILED
+from zmqraft.protocol import EntryBatch, EntryType, LogEntry
+from zmqraft.storage import MemorySnapshot
 from zmqraft.testing import command
-from zmqraft.testing.simulator import SimulatedCluster, Violation, run_seed, shrink
+from zmqraft.testing.simulator import Fault, KeyValueMachine, SimulatedCluster, Violation, run_seed, shrink
 from zmqraft.testing.simulator.disk import PowerCut, SimulatedDisk
 from zmqraft.testing.simulator.fault_plan import KINDS, draw_faults
+from zmqraft.testing.simulator.faults import Faults
+from zmqraft.testing.simulator.machine import encode_command
 from zmqraft.testing.simulator.network import Network
 
 ROOT = Path(__file__).parent.parent.parent
-#: Every seed that ever failed, for whatever reason: tests/README.md says why.
+#: Every seed that ever failed, for whatever reason: tests/README.md says why. What a seed draws changes with the
+#: simulator, so it stands for its failure only together with the commit of that time; here it is one more run.
 FAILED_SEEDS = (15, 42, 118, 146, 168, 218, 220, 269, 329, 335, 345, 591, 778, 1072, 1135, 1508, 1527, 2544, 2831, 3603)
 
 
@@ -198,6 +203,18 @@ class TestDisk:
         with pytest.raises(PowerCut):
             disk.fdatasync(handle)
 
+    def test_only_the_syncs_of_one_file_fail(self) -> None:
+        disk = SimulatedDisk()
+        good, bad = (disk.open(path, write=True, create=True) for path in ("/log", "/raft.pers"))
+        disk.syncs_to_fail, disk.failing = 1, "raft.pers"
+        disk.fdatasync(good)
+        disk.sync_directory("/")
+        assert disk.failed_syncs == 0
+        with pytest.raises(OSError, match="Input/output error"):
+            disk.fdatasync(bad)
+        disk.fdatasync(bad)
+        assert disk.failed_syncs == 1
+
     def test_a_failed_sync_drops_pages_that_a_later_one_does_not_write(self) -> None:
         disk = SimulatedDisk()
         disk.drops_pages = True
@@ -245,6 +262,51 @@ def test_a_cut_holds_messages_back_until_it_ends() -> None:
     cluster.heal(breaking=0.0)
     cluster.run(1.0)
     assert arrived == [b"x"]
+
+
+def test_a_slow_link_is_slow_one_way_and_keeps_the_order() -> None:
+    cluster = SimulatedCluster(2)
+    network = cluster.network
+    arrived: list[tuple[str, bytes, float]] = []
+    network._on_request = lambda target, frames: arrived.append((target, frames[1], round(cluster.now, 1)))
+    network.slow["1", "2"] = 0.3
+    network.send("1", "2", [b"x"])
+    del network.slow["1", "2"]
+    network.send("1", "2", [b"y"])
+    network.send("2", "1", [b"z"])
+    cluster.run(1.0)
+    assert arrived == [("1", b"z", 0.0), ("2", b"x", 0.3), ("2", b"y", 0.3)]
+
+
+def test_a_power_cut_waits_for_its_occasion() -> None:
+    """Whatever the occasion is that a number draws: an election is all that happens here."""
+    cluster = SimulatedCluster(3)
+    faults = Faults(cluster, [Fault("power cut in the middle", 0.0, 0.1, 0.0, number) for number in range(30)])
+    cluster.start()
+    cluster.run(0.1)
+    assert not faults.delivered
+    assert len(cluster.alive) == 3
+    cluster.run(2.0)
+    assert faults.delivered["power cut in the middle"] == faults.delivered["power cut"] > 0
+    assert faults.undelivered == []
+
+
+def test_a_snapshot_of_two_pieces_is_noticed() -> None:
+    """Two replicas write the same state in other bytes, so that what is half of one and half of the other shows."""
+    entries = [LogEntry(index, 1, EntryType.STATE, bytes(12), encode_command("put", "k", "v")) for index in (1, 2)]
+    written = []
+    for batches in ([entries], [entries[:1], entries[1:]]):
+        machine = KeyValueMachine()
+        for batch in batches:
+            machine.apply_entries(EntryBatch.from_entries(batch), 1)
+        written.append(b"".join(machine.snapshot()))
+    one, other = written
+    assert len(one) == len(other)
+    half = len(one) // 2
+    for content in written:
+        KeyValueMachine().restore(MemorySnapshot(2, 1, content))
+    with pytest.raises(ValueError, match="begins as 000001 and ends as 000002"):
+        KeyValueMachine().restore(MemorySnapshot(2, 1, one[:half] + other[half:]))
 
 
 def test_without_a_majority_nothing_is_well() -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from zmqraft.testing.simulator.clients import SimulatedClient
 from zmqraft.testing.simulator.cluster import SimulatedCluster
 from zmqraft.testing.simulator.fault_plan import Fault
-from zmqraft.testing.simulator.invariants import Violation
 from zmqraft.testing.simulator.machine import KeyValueMachine
 from zmqraft.testing.simulator.run import RunResult, Workload, run_seed, shrink
+from zmqraft.testing.simulator.violation import Violation
 
 __all__ = [
     "Fault",

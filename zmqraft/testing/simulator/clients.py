@@ -20,7 +20,6 @@ from zmqraft.testing.simulator.machine import KeyValueMachine, encode_command
 
 __all__ = ["SimulatedClient"]
 
-_TIMEOUT = 0.5
 _GRACE = 0.1
 _READ_MAX = 20
 
@@ -51,9 +50,13 @@ class SimulatedClient:
         in_flight: int = 1,
         think_s: float = 0.05,
         keys: int = 3,
+        timeout_s: float = 0.5,
+        reads: float = 0.08,
         command: Callable[[Random], bytes] | None = None,
     ) -> None:
-        """``command`` gives the data of the next update; by default one for `KeyValueMachine` over ``keys`` keys."""
+        """``reads`` is the part of its requests that ask for a read index, ``timeout_s`` how long it waits for a reply
+        before it turns to another peer. ``command`` gives the data of the next update; by default one for
+        `KeyValueMachine` over ``keys`` keys."""
         self.name = name
         self.history: list[Operation] = []
         #: Requests that were acknowledged, and reads that were answered.
@@ -68,6 +71,8 @@ class SimulatedClient:
         self._in_flight = in_flight
         self._think_s = think_s
         self._keys = keys
+        self._timeout_s = timeout_s
+        self._reads = reads
         self._command = command
         self._pending: dict[bytes, _Pending] = {}
         self._target = random.choice(cluster.ids)
@@ -92,11 +97,11 @@ class SimulatedClient:
             return
         if len(self._pending) < self._in_flight:
             kind = self._random.random()
-            if kind < 0.08:
-                self._read()
-            elif kind < 0.16:
+            if self._random.random() < self._reads:
                 self._read_index()
-            elif kind < 0.26 and self.acknowledged:
+            elif kind < 0.08:
+                self._read()
+            elif kind < 0.18 and self.acknowledged:
                 self._repeat_known()
             else:
                 self.update()
@@ -192,7 +197,7 @@ class SimulatedClient:
                 self._turn_to(None)
                 self._send(pending)
 
-        self._cluster.at(self._cluster.now + _TIMEOUT, overdue)
+        self._cluster.at(self._cluster.now + self._timeout_s, overdue)
 
     def _turn_to(self, leader_id: str | None) -> None:
         ids = self._cluster.ids
@@ -254,7 +259,9 @@ class SimulatedClient:
             self._wait_on(pending)
         else:
             del self._pending[pending.message_id]
-            self.changes += status == constants.CONFIG_ACCEPTED
+            if status == constants.CONFIG_ACCEPTED:
+                self.changes += 1
+                self._cluster.invariants.change_acknowledged(int(value))
 
     def _acknowledged(self, peer_id: str, pending: _Pending, index: int) -> None:
         cluster = self._cluster

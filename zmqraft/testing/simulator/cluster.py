@@ -17,16 +17,18 @@ from typing import Any
 from zmqraft import constants
 from zmqraft.api import SnapshotBase, StateMachineBase
 from zmqraft.core.quorum import is_quorum
+from zmqraft.core.raft import Role
 from zmqraft.errors import ZmqRaftError
 from zmqraft.protocol import EntryBatch
 from zmqraft.server.peer_calls import LinkAction
 from zmqraft.server.settings import DataSettings, PeerAddress, Settings
 from zmqraft.testing.simulator.disk import PowerCut
-from zmqraft.testing.simulator.invariants import Invariants, Violation
+from zmqraft.testing.simulator.invariants import Invariants
 from zmqraft.testing.simulator.machine import KeyValueMachine
 from zmqraft.testing.simulator.network import Network
 from zmqraft.testing.simulator.peer import SimulatedPeer
 from zmqraft.testing.simulator.trace import Trace
+from zmqraft.testing.simulator.violation import Violation
 
 __all__ = ["SECRET", "SimulatedCluster"]
 
@@ -35,6 +37,15 @@ SECRET = b"simulated"
 _EVENTS_MAX = 200_000
 #: Requests of peers whose reply is still to be checked, for each peer.
 _REQUESTS_KEPT = 512
+#: What leaders say beside their entries.
+_OTHER_WORDS = frozenset(
+    {
+        constants.COMMIT_NOTICE,
+        constants.TRANSFER_NOTICE,
+        constants.INSTALL_SNAPSHOT,
+        constants.OWN_INSTALL_SNAPSHOT,
+    }
+)
 
 
 class SimulatedCluster:
@@ -71,9 +82,12 @@ class SimulatedCluster:
         #: Who gets replies to clients, by name: (peer id, frames).
         self.clients: dict[str, Callable[[str, list[bytes]], None]] = {}
         self._crash_random = Random(f"{seed} crash")
-        self._requests: dict[str, dict[tuple[bytes, bytes], Sequence[bytes]]] = defaultdict(dict)
+        # By identity and message id: the frames, and whether they came before.
+        self._requests: dict[str, dict[tuple[bytes, bytes], tuple[Sequence[bytes], bool]]] = defaultdict(dict)
         #: Called when a peer has stopped by itself: (peer, why).
         self.on_end: Callable[[SimulatedPeer, BaseException], None] = self._fail
+        #: Called when a peer is in the middle of something: (peer, of what).
+        self.on_occasion: Callable[[SimulatedPeer, str], None] = lambda peer, what: None
         #: Called when a peer does not start: (peer, why).
         self.on_refusal: Callable[[SimulatedPeer, BaseException], None] = self._refuse
         members = [str(number) for number in range(1, size + 1)]
@@ -205,20 +219,30 @@ class SimulatedCluster:
     def role_changed(self, peer: SimulatedPeer) -> None:
         """See `PeerHost`."""
         self.trace.note(self.now, f"{peer.id} is {peer.role} in term {peer.running.raft.current_term}")
+        if peer.running.raft.role in (Role.CANDIDATE, Role.LEADER):
+            self.on_occasion(peer, "election")
+
+    def preparing(self, peer: SimulatedPeer) -> None:
+        """See `PeerHost`."""
+        self.on_occasion(peer, "file")
 
     def log_appended(self, peer: SimulatedPeer, batch: EntryBatch) -> None:
         """See `PeerHost`."""
         self.invariants.log_appended(peer, batch)
+        if batch.config_positions():
+            self.on_occasion(peer, "configuration")
 
     def log_truncated(self, peer: SimulatedPeer, index: int) -> None:
         """See `PeerHost`."""
         self.trace.note(self.now, f"{peer.id} cuts its log at {index}")
         self.invariants.log_truncated(peer, index)
+        self.on_occasion(peer, "truncation")
 
     def log_replaced(self, peer: SimulatedPeer, snapshot: SnapshotBase) -> None:
         """See `PeerHost`."""
         self.trace.note(self.now, f"{peer.id} installs the snapshot of {snapshot.index}")
         self.invariants.log_replaced(peer, snapshot)
+        self.on_occasion(peer, "installation")
 
     def applied(self, peer: SimulatedPeer, batch: EntryBatch) -> None:
         """See `PeerHost`."""
@@ -281,7 +305,7 @@ class SimulatedCluster:
         identity, message_id, *rest = frames
         request = self._requests[peer.id].get((identity, message_id))
         if request is not None:
-            self.invariants.replied(peer, request, rest)
+            self.invariants.replied(peer, request[0], rest, is_repeated=request[1])
         self.network.reply(identity, [message_id, *rest])
 
     def _request_arrives(self, target: str, frames: list[bytes]) -> None:
@@ -289,9 +313,12 @@ class SimulatedCluster:
         if peer is None or peer.engine is None:
             return
         self.trace.note(self.now, target, frames)
-        if frames[2] in (constants.APPEND_ENTRIES, constants.REQUEST_VOTE):
+        if frames[2] in _OTHER_WORDS:
+            self.invariants.conduct.spoken_to(target, frames[2])
+        elif frames[2] in (constants.APPEND_ENTRIES, constants.REQUEST_VOTE):
             requests = self._requests[target]
-            requests[frames[0], frames[1]] = frames[2:]
+            key = frames[0], frames[1]
+            requests[key] = (frames[2:], key in requests)
             if len(requests) > _REQUESTS_KEPT:
                 del requests[next(iter(requests))]
         peer.receive("", frames)

@@ -136,21 +136,23 @@ class _Directory:
 class SimulatedDisk(FileSystem):
     """One machine's file system.
 
-    Faults are attributes, to be set at any time: ``syncs_to_fail`` (that many syncs fail with EIO), ``is_full`` (files
-    do not grow), ``drops_pages`` (a sync that fails leaves its pages to be read, but clean, so that no later one
-    writes them, as on Linux), ``sync_s`` (how long a sync takes, for those who schedule it), ``cut_after`` (the machine
-    stops at that many changing calls from now).
+    Faults are attributes, to be set at any time: ``syncs_to_fail`` (that many syncs fail with EIO, of what has
+    ``failing`` in its path), ``is_full`` (files do not grow), ``drops_pages`` (a sync that fails leaves its pages to be
+    read, but clean, so that no later one writes them, as on Linux), ``sync_s`` (how long a sync takes, for those who
+    schedule it), ``cut_after`` (the machine stops at that many changing calls from now).
     """
 
     def __init__(self, host: str = "simulated") -> None:
         self.root = _Directory()
         self._handles: dict[int, _File] = {}
+        self._paths: dict[int, str] = {}
         self._next_handle = 3
         self._locks: set[str] = set()
         self._lock_handles: dict[int, str] = {}
         self._host = host
         self.wall_seconds = 0.0
         self.syncs_to_fail = 0
+        self.failing = ""
         self.drops_pages = False
         self.is_full = False
         self.sync_s = 0.0
@@ -175,9 +177,9 @@ class SimulatedDisk(FileSystem):
             self.refused_writes += 1
             raise OSError(errno.ENOSPC, "No space left on device", path or None)
 
-    def _sync(self) -> bool:
+    def _sync(self, path: str) -> bool:
         """Whether a sync succeeds."""
-        if self.syncs_to_fail > 0:
+        if self.syncs_to_fail > 0 and self.failing in path:
             self.syncs_to_fail -= 1
             self.failed_syncs += 1
             return False
@@ -191,6 +193,7 @@ class SimulatedDisk(FileSystem):
     def kill(self) -> None:
         """All processes are gone; what they have written is still to be read."""
         self._handles.clear()
+        self._paths.clear()
         self._locks.clear()
         self._lock_handles.clear()
         self.cut_after = None
@@ -286,11 +289,13 @@ class SimulatedDisk(FileSystem):
             node.resize(0)
         self._next_handle += 1
         self._handles[self._next_handle] = node
+        self._paths[self._next_handle] = path
         return self._next_handle
 
     def close(self, handle: int) -> None:
         # Objects of a process that was killed close what they had, late.
         self._handles.pop(handle, None)
+        self._paths.pop(handle, None)
         path = self._lock_handles.pop(handle, None)
         if path is not None:
             self._locks.discard(path)
@@ -308,7 +313,7 @@ class SimulatedDisk(FileSystem):
     def fdatasync(self, handle: int) -> None:
         self._change()
         file = self._handles[handle]
-        if self._sync():
+        if self._sync(self._paths[handle]):
             file.sync()
             return
         if self.drops_pages:
@@ -334,7 +339,7 @@ class SimulatedDisk(FileSystem):
     def sync_directory(self, path: str) -> None:
         self._change()
         directory = self._directory(path)
-        if not self._sync():
+        if not self._sync(path):
             raise OSError(errno.EIO, "Input/output error", path)
         directory.durable, directory.pending = dict(directory.entries), []
 

@@ -28,15 +28,17 @@ class Fault:
 
 #: For each kind: how often it is drawn, the longest duration, the range of its strength, how many there are at most.
 KINDS: dict[str, tuple[float, float, float, float, int]] = {
-    "partition": (0.5, 3.0, 0, 6, 3),
+    "partition": (0.6, 3.0, -2, 7, 4),
     "loss": (0.3, 3.0, 0.02, 0.3, 2),
     "reply loss": (0.3, 3.0, 0.02, 0.3, 2),
     "duplicates": (0.3, 4.0, 0.05, 0.5, 2),
     "delay": (0.4, 3.0, 0.01, 0.1, 2),
+    "slow link": (0.35, 3.0, 0.02, 0.5, 3),
     "reconnect": (0.4, 0.0, 1, 6, 4),
     "kill": (0.4, 2.0, 0, 1, 3),
     "power cut": (0.5, 2.0, 0, 25, 4),
     "power cut of all": (0.15, 1.0, 0, 1, 1),
+    "power cut in the middle": (0.4, 1.0, 0, 8, 5),
     "pause": (0.3, 3.0, 0, 1, 2),
     "slow disk": (0.3, 2.0, 0.002, 0.2, 2),
     "hanging disk": (0.15, 1.0, 0.5, 2.0, 1),
@@ -45,8 +47,8 @@ KINDS: dict[str, tuple[float, float, float, float, int]] = {
     "clock rate": (0.2, 3.0, 0.5, 2.0, 2),
     "clock step": (0.2, 2.0, -32400, 32400, 2),
     "flipped bit": (0.08, 1.0, 0, 1, 1),
-    "compaction": (0.3, 0.0, 0, 1, 3),
-    "change of members": (0.35, 0.0, 1, 5, 4),
+    "compaction": (0.6, 0.0, 0, 1, 8),
+    "change of members": (0.4, 0.0, 1, 5, 5),
     "transfer": (0.2, 0.0, 0, 1, 3),
 }
 
@@ -61,6 +63,7 @@ def draw_faults(seed: int, seconds: float) -> list[Fault]:
         _, longest, low, high, count_max = KINDS[kind]
         for _ in range(random.randint(1, count_max)):
             at = random.uniform(0.3, seconds - 1.0)
-            duration = random.uniform(0.1, 1.0) * longest
+            # Some are over before an election is.
+            duration = random.uniform(0.1, 1.0) ** random.choice((1, 2)) * longest
             faults.append(Fault(kind, at, duration, random.uniform(low, high), random.randrange(1 << 30)))
     return sorted(faults, key=lambda fault: (fault.at, fault.kind, fault.number))

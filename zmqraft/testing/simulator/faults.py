@@ -12,14 +12,15 @@ from collections import Counter
 from collections.abc import Callable
 from random import Random
 
+from zmqraft.core.quorum import is_quorum
 from zmqraft.errors import CorruptionError, StorageError
 from zmqraft.storage.mending import find_damage, mend
 from zmqraft.testing.simulator.clients import SimulatedClient
 from zmqraft.testing.simulator.cluster import SimulatedCluster
 from zmqraft.testing.simulator.disk import PowerCut
 from zmqraft.testing.simulator.fault_plan import Fault
-from zmqraft.testing.simulator.invariants import Violation
 from zmqraft.testing.simulator.peer import SimulatedPeer
+from zmqraft.testing.simulator.violation import Violation
 
 __all__ = ["Faults"]
 
@@ -44,10 +45,13 @@ class Faults:
         self._impossible: set[str] = set()
         self._lost: set[str] = set()
         self._failures: dict[str, int] = {}
+        # Power cuts that wait for an occasion: what it is, after how many changes of the disk, and how long.
+        self._waiting: list[tuple[str, int, float]] = []
         #: Who asks for changes of the members, when somebody has.
         self.operator: SimulatedClient | None = None
         cluster.on_end = self._ended
         cluster.on_refusal = self._refused
+        cluster.on_occasion = self._on_occasion
         for fault in faults:
             cluster.at(fault.at, lambda fault=fault: self._begin(fault))  # type: ignore[misc]
 
@@ -118,7 +122,7 @@ class Faults:
             nonlocal attempts
             attempts += 1
             ids = random.sample(cluster.ids, len(cluster.ids))
-            if (leader := cluster.leader()) is not None and (attempts > 1 or random.random() < 0.6):
+            if (leader := cluster.leader()) is not None and (attempts > 1 or random.random() < 0.75):
                 ids.sort(key=lambda peer_id: peer_id != leader.id)
             network.cut |= self._ways(int(fault.value), ids)
             if leader is None or not leader.running.link_urls:
@@ -134,12 +138,12 @@ class Faults:
 
     @staticmethod
     def _ways(shape: int, ids: list[str]) -> set[tuple[str, str]]:
-        """None, one alone, two halves, a ring, one way, two who do not hear each other, all."""
+        """One alone (most often), two halves, a ring, one mute, two who do not hear each other, one deaf, all."""
         pairs = {(a, b) for a in ids for b in ids if a != b}
         if not pairs:
             return pairs
         first, half = ids[0], set(ids[: len(ids) // 2])
-        if shape == 0:
+        if shape <= 0:
             return {(a, b) for a, b in pairs if first in (a, b)}
         if shape == 1:
             return {(a, b) for a, b in pairs if (a in half) != (b in half)}
@@ -150,6 +154,8 @@ class Faults:
             return {(a, b) for a, b in pairs if a == first}
         if shape == 4:
             return {(first, ids[-1]), (ids[-1], first)}
+        if shape == 5:
+            return {(a, b) for a, b in pairs if b == first}
         return pairs
 
     def _rate_of(self, fault: Fault, attribute: str, counter: str) -> None:
@@ -179,6 +185,25 @@ class Faults:
             lambda: setattr(network, "delay_max", 0.001),
             self._counted("delayed"),
         )
+
+    def _slow_link(self, fault: Fault, random: Random) -> None:
+        """Between one and all others, or one other; both ways, or one."""
+        network = self._network
+        victim = self._victim(random).id
+        others = [name for name in (*self._cluster.ids, *self._cluster.clients) if name != victim]
+        if random.random() < 0.5:
+            others = [random.choice(others)]
+        ways = random.choice((1, 2, 3))
+        slow = [(victim, other) for other in others if ways & 1] + [(other, victim) for other in others if ways & 2]
+
+        def begin() -> None:
+            network.slow.update(dict.fromkeys(slow, fault.value))
+
+        def end() -> None:
+            for way in slow:
+                network.slow.pop(way, None)
+
+        self._last(fault, begin, end)
 
     def _reconnect(self, fault: Fault, random: Random) -> None:
         for _ in range(int(fault.value)):
@@ -213,6 +238,31 @@ class Faults:
 
         self._cluster.at(self._cluster.now + 0.3, at_last)
 
+    def _power_cut_in_the_middle(self, fault: Fault, random: Random) -> None:
+        """Of whoever is the next to do this, so many changes of its disk later."""
+        what = random.choice(("election", "file", *2 * ("configuration", "truncation", "installation")))
+        # An installation is the longest of them.
+        changes = fault.value * 2 if what == "installation" else fault.value
+        self._waiting.append((what, int(changes), fault.duration))
+        # There may be no occasion.
+        self._impossible.add(fault.kind)
+
+    def _on_occasion(self, peer: SimulatedPeer, what: str) -> None:
+        waiting = next((waiting for waiting in self._waiting if waiting[0] == what), None)
+        if waiting is None or self._over:
+            return
+        self._waiting.remove(waiting)
+        _, peer.disk.cut_after, seconds = waiting
+        self._cluster.trace.note(self._cluster.now, f"*** {peer.id}: power cut in the middle of the {what}")
+        self.delivered["power cut in the middle"] += 1
+        incarnation = peer.incarnation
+
+        def at_last() -> None:
+            if peer.incarnation == incarnation and not self._over:
+                self._cut_power(peer.id, seconds)
+
+        self._cluster.at(self._cluster.now + 0.05, at_last)
+
     def _cut_power(self, peer_id: str, seconds: float) -> None:
         self._cluster.power_cut(peer_id)
         self.delivered["power cut"] += 1
@@ -229,7 +279,8 @@ class Faults:
         when = self._starts[peer_id] = cluster.now + max(seconds, 0.01)
 
         def start() -> None:
-            if self._starts.get(peer_id) == when and cluster.peers[peer_id].engine is None:
+            peer = cluster.peers[peer_id]
+            if self._starts.get(peer_id) == when and peer.engine is None and not peer.is_gone:
                 del self._starts[peer_id]
                 cluster.start(peer_id)
 
@@ -299,13 +350,15 @@ class Faults:
     _hanging_disk = _slow_disk
 
     def _failed_sync(self, fault: Fault, random: Random) -> None:
+        """The next one, or the next one of the state file; if that does not come in time, any."""
         peers = self._cluster.peers.values()
         before = sum(peer.disk.failed_syncs for peer in peers)
+        failing = itertools.chain((random.choice(("", "raft.pers")),), itertools.repeat(""))
 
         def begin() -> None:
             if self._cluster.alive:
                 disk = self._victim(random).disk
-                disk.syncs_to_fail = 1
+                disk.syncs_to_fail, disk.failing = 1, next(failing)
                 # As Linux does it: see `SimulatedDisk`.
                 disk.drops_pages = fault.value < 0.5
 
@@ -371,14 +424,18 @@ class Faults:
     # --- what an operator does ----------------------------------------------------------------------------------------
 
     def _compaction(self, fault: Fault, random: Random) -> None:
-        victim = self._victim(random)
-        if victim.running.last_applied <= victim.log.snapshot.index:
+        """Of one, or of all at once."""
+        victims = [self._victim(random)] if fault.value < 0.6 else self._cluster.alive
+        victims = [each for each in victims if each.running.last_applied > each.log.snapshot.index]
+        if not victims:
             self._retry(fault)
             return
-        request = victim.compactor.request(force=True, install=False)
-        victim.wake(self._cluster.now)
+        requests = []
+        for each in victims:
+            requests.append(each.compactor.request(force=True, install=False))
+            each.wake(self._cluster.now)
 
-        self._notes.append(("compaction", lambda: request.done() and request.exception() is None))
+        self._notes.append(("compaction", lambda: any(each.done() and each.exception() is None for each in requests)))
         # The process may end before it is done.
         self._impossible.add(fault.kind)
 
@@ -422,16 +479,33 @@ class Faults:
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
+    def _leave_one(self) -> None:
+        """Sometimes one does not come back, if the others are a majority by all that anybody knows of the members."""
+        cluster, random = self._cluster, Random(f"{self._cluster.seed} heal")
+        if random.random() < 0.6:
+            return
+        victim = cluster.peers[random.choice(cluster.ids)]
+        rest = [peer.id for peer in cluster.peers.values() if peer is not victim and not peer.is_lost]
+        known = cluster.invariants.configurations.values()
+        is_changing = self.operator is not None and not self.operator.is_idle
+        if not is_changing and all(is_quorum(rest, configuration.voters) for configuration in known):
+            victim.is_gone = True
+            if victim.engine is not None:
+                cluster.kill(victim.id)
+            cluster.trace.note(cluster.now, f"*** {victim.id} does not come back")
+
     def heal(self) -> None:
-        """Everything works again, and everybody who can starts."""
+        """Everything works again, and everybody who can starts, or all but one."""
         self._over = True
         for kind, has_come in self._notes:
             self.delivered[kind] += has_come()
         self._notes.clear()
         cluster, network = self._cluster, self._network
         cluster.trace.note(cluster.now, "*** everything heals")
+        self._leave_one()
         network.loss = network.reply_loss = network.duplicates = 0.0
         network.delay_max = 0.001
+        network.slow.clear()
         network.heal(breaking=0.5)
         for peer in cluster.peers.values():
             disk = peer.disk
@@ -439,7 +513,7 @@ class Faults:
             peer.paused_until = 0.0
             peer.clock.set_rate(1.0, cluster.now)
             peer.clock.wall_step = 0.0
-            if peer.engine is None and not peer.is_lost:
+            if peer.engine is None and not (peer.is_lost or peer.is_gone):
                 self._start_later(peer.id, 0.01)
             elif peer.engine is not None:
                 peer.wake(cluster.now)

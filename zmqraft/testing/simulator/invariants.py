@@ -7,6 +7,7 @@ asked instead. A broken one raises `Violation`.
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,18 +19,16 @@ from zmqraft.core.configuration import ClusterConfiguration
 from zmqraft.core.progress import Progress
 from zmqraft.core.quorum import is_quorum
 from zmqraft.core.raft import Role
-from zmqraft.protocol import EntryBatch, EntryType, Protocols, decode_uint
+from zmqraft.protocol import EntryBatch, EntryType, Protocols, decode_json, decode_uint
+from zmqraft.testing.simulator.conduct import Conduct
 from zmqraft.testing.simulator.peer import SimulatedPeer
+from zmqraft.testing.simulator.violation import Violation
 
-__all__ = ["Fingerprint", "Invariants", "Violation"]
+__all__ = ["UNCOMMITTED_MAX", "Fingerprint", "Invariants"]
 
 
-class Violation(AssertionError):  # noqa: N818
-    """An invariant is broken. ``name`` says which, in a few words that do not change from run to run."""
-
-    def __init__(self, name: str, message: str) -> None:
-        super().__init__(f"{name}: {message}")
-        self.name = name
+#: So many updates that are not committed a leader takes in its term.
+UNCOMMITTED_MAX = 8
 
 
 class Fingerprint(NamedTuple):
@@ -65,15 +64,23 @@ class Invariants:
         # Log matching: what is at (index, term), with what is before it.
         self._entries: dict[tuple[int, int], tuple[Fingerprint, Fingerprint | None]] = {}
         self._configs: dict[str, list[int]] = defaultdict(list)
-        self._configurations: dict[str, ClusterConfiguration] = {}
+        # The configurations that are joint ones.
+        self._joint: set[Fingerprint] = set()
+        #: Which one each peer has used last.
+        self.configurations: dict[str, ClusterConfiguration] = {}
         # The last (term, commit index, incarnation) of each peer; and by leader its term and what it knew of followers.
         self._seen: dict[str, tuple[int, int, int]] = {}
         self._matches: dict[str, tuple[int, dict[str, tuple[Progress, int]]]] = {}
         self._applied: dict[str, tuple[int, int]] = {}
         self._states: dict[int, tuple[str, object]] = {}
         self._votes: dict[tuple[str, int], str] = {}
+        # By peer, the turn in which its log was written last.
+        self._written: dict[str, float] = {}
+        self.conduct = Conduct()
         # Of peers that are down: how many entries they had on disk for certain.
         self._held: dict[str, int] = {}
+        # Of peers in the middle of an installation: how many entries are the same before and after it.
+        self._replacing: dict[str, int] = {}
         #: How much was checked, so that a run that checked nothing shows.
         self.acknowledged = 0
         self.acknowledged_until = 0
@@ -96,17 +103,21 @@ class Invariants:
         if len(log) < held or log[:held] != before[:held]:
             raise Violation("durability", f"{peer.id} had {held} entries on disk and opens with {len(log)}, or others")
         self._seen.pop(peer.id, None)
-        self._configurations.pop(peer.id, None)
+        self.configurations[peer.id] = peer.running.raft.configuration
         self._applied[peer.id] = (peer.incarnation, peer.log.snapshot.index)
 
     def log_appended(self, peer: SimulatedPeer, batch: EntryBatch) -> None:
         """Log matching (section 5.3): an index and a term stand for one entry, and for one before it."""
         log = self.logs[peer.id]
+        self._written[peer.id] = peer.turn_began
         if batch.first_index != len(log) + 1:
             raise Violation("gap", f"{peer.id} appends {batch.first_index} behind {len(log)}")
         previous = log[-1] if log else None
         index = batch.first_index
+        first_new = batch.first_index
         for found in fingerprints(batch):
+            if (index, found.term) in self._entries:
+                first_new = index + 1
             known = self._entries.setdefault((index, found.term), (found, previous))
             if known[0] != found or (known[1] != previous and index > 1):
                 raise Violation("log matching", f"{peer.id} has {found} at {index}, another peer had {known[0]}")
@@ -115,11 +126,25 @@ class Invariants:
             log.append(found)
             previous = found
             index += 1
-        self._configs[peer.id] += [batch.first_index + position for position in batch.config_positions()]
+        for position in batch.config_positions():
+            at = batch.first_index + position
+            self._config_appended(peer, at, decode_json(batch.payload(position)), is_new=at >= first_new)
+
+    def _config_appended(self, peer: SimulatedPeer, index: int, value: object, *, is_new: bool) -> None:
+        """The configuration that ends a change is not appended before the joint one is committed (section 6)."""
+        log, configs = self.logs[peer.id], self._configs[peer.id]
+        if isinstance(value, dict):
+            self._joint.add(log[index - 1])
+        elif is_new and configs and log[configs[-1] - 1] in self._joint:
+            committed = max(len(self.committed), peer.running.raft.commit_index)
+            if configs[-1] > committed:
+                raise Violation("joint", f"{peer.id} ends the change of {configs[-1]}, {committed} is committed")
+        configs.append(index)
 
     def log_truncated(self, peer: SimulatedPeer, index: int) -> None:
         """A committed entry is never cut off (leader completeness, as a follower sees it)."""
         log, committed = self.logs[peer.id], self.committed
+        self._written[peer.id] = peer.turn_began
         if index < min(len(log), len(committed)) and log[index] == committed[index]:
             raise Violation("truncation", f"{peer.id} cuts its log at {index}, and {index + 1} is committed")
         del log[index:]
@@ -128,6 +153,9 @@ class Invariants:
     def log_replaced(self, peer: SimulatedPeer, snapshot: SnapshotBase) -> None:
         """A snapshot stands for committed entries; what is behind its last one stays if the log has that one."""
         log, index = self.logs[peer.id], snapshot.index
+        self._written[peer.id] = peer.turn_began
+        pairs = zip(log, self.committed, strict=False)
+        self._replacing[peer.id] = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
         if index > len(self.committed) or self.committed[index - 1].term != snapshot.term:
             raise Violation("snapshot", f"{peer.id} installs a snapshot of {index}, term {snapshot.term}")
         if index > len(log) or log[index - 1].term != snapshot.term:
@@ -143,6 +171,7 @@ class Invariants:
     def check(self, peer: SimulatedPeer) -> None:
         """After every turn of a peer."""
         raft = peer.running.raft
+        self._replacing.pop(peer.id, None)
         seen = self._seen.get(peer.id)
         if seen is not None and (raft.current_term < seen[0] or raft.commit_index < seen[1]):
             raise Violation("monotony", f"term or commit index of {peer.id} went back from {seen[:2]}")
@@ -151,7 +180,8 @@ class Invariants:
             raise Violation("order", f"{peer.id}: applied <= committed <= last index does not hold")
         if seen is None or raft.commit_index > seen[1]:
             self._committed(peer, 0 if seen is None else seen[1], raft.commit_index)
-        self._configurations[peer.id] = raft.configuration
+            self._check_own_term(peer)
+        self.configurations[peer.id] = raft.configuration
         configs = self._configs[peer.id]
         index = raft.configurations.current_index
         # Snapshots that were read as clients read them, and those of zmq-raft, come without one: who is no member reads
@@ -161,6 +191,7 @@ class Invariants:
             raise Violation("configuration", f"{peer.id} uses that of {index}, the last in its log is {configs[-1]}")
         if raft.role is Role.LEADER:
             self._check_leader(peer)
+        self.conduct.turned(peer)
 
     def _committed(self, peer: SimulatedPeer, before: int, until: int) -> None:
         """State machine safety: the entries up to a commit index are the same everywhere, and on a quorum's disks."""
@@ -186,7 +217,7 @@ class Invariants:
         holders = {peer_id for peer_id in self._peers if self._holds(peer_id, index, found)}
         configuration = peer.running.raft.configuration
         # The next one may have been appended in the same turn, behind the commit.
-        before = self._configurations.get(peer.id, configuration)
+        before = self.configurations.get(peer.id, configuration)
         if not is_quorum(holders, configuration.voters) and not is_quorum(holders, before.voters):
             raise Violation(
                 "quorum", f"{peer.id} commits {index}, on the disks of {sorted(holders)} of {configuration.to_value()}"
@@ -213,7 +244,14 @@ class Invariants:
         held = len(log)
         while held > peer.log.snapshot.index and not peer.log.entry_is_durable(peer.disk, held):
             held -= 1
-        self._held[peer.id] = held
+        self._held[peer.id] = min(held, self._replacing.pop(peer.id, held))
+
+    def _check_own_term(self, peer: SimulatedPeer) -> None:
+        """Who has been leading counts replicas only of entries of its own term (section 5.4.2)."""
+        raft = peer.running.raft
+        is_leading = raft.role is Role.LEADER and self._matches.get(peer.id, (0,))[0] == raft.current_term
+        if is_leading and self.logs[peer.id][raft.commit_index - 1].term != raft.current_term:
+            raise Violation("own term", f"{peer.id} commits {raft.commit_index}, not of its term {raft.current_term}")
 
     def _check_leader(self, peer: SimulatedPeer) -> None:
         raft = peer.running.raft
@@ -221,6 +259,11 @@ class Invariants:
         other = self.leaders.setdefault(term, peer.id)
         if other != peer.id:
             raise Violation("election safety", f"{other} and {peer.id} both lead in term {term}")
+        since, sync_term = peer.sync_began
+        if peer.log.is_syncing and sync_term == term and peer.turn_began >= since + self._election_max(peer):
+            raise Violation("hanging disk", f"{peer.id} leads on, and waits for its disk since {since}")
+        if len(self.logs[peer.id]) > raft.commit_index + UNCOMMITTED_MAX:
+            self._check_bound(peer)
         known = self._matches.get(peer.id)
         if known is None or known[0] != term:
             self._check_completeness(peer)
@@ -234,6 +277,14 @@ class Invariants:
             if progress.match >= progress.next:
                 raise Violation("match index", f"that of {follower} on {peer.id} is not below the next index")
             matches[follower] = (progress, progress.match)
+
+    def _check_bound(self, peer: SimulatedPeer) -> None:
+        """A leader takes only so many updates before they are committed, whoever it may have lost."""
+        raft = peer.running.raft
+        uncommitted = self.logs[peer.id][raft.commit_index :]
+        count = sum(found.term == raft.current_term and found.kind is EntryType.STATE for found in uncommitted)
+        if count > UNCOMMITTED_MAX:
+            raise Violation("bound", f"{peer.id} has taken {count} updates that are not committed")
 
     def _check_completeness(self, peer: SimulatedPeer) -> None:
         """Leader completeness (section 5.4): who leads has every entry that was committed in an earlier term."""
@@ -282,21 +333,40 @@ class Invariants:
         """An append states the term of a leader."""
         self._check_vote_durable(peer, decode_uint(frames[4]), peer.id)
 
-    def replied(self, peer: SimulatedPeer, request: Sequence[bytes], reply: Sequence[bytes]) -> None:
+    @staticmethod
+    def _election_max(peer: SimulatedPeer) -> float:
+        return peer.settings.election_timeout_max / 1000
+
+    def replied(
+        self, peer: SimulatedPeer, request: Sequence[bytes], reply: Sequence[bytes], *, is_repeated: bool
+    ) -> None:
         """No reply states a term, a vote or a match that is not durable. Frames are those from the type on."""
         self.replies += 1
         if request[0] == constants.REQUEST_VOTE:
             term, granted = Protocols.REQUEST_VOTE.decode_response(reply)
             self._check_vote_durable(peer, term, request[2].decode() if granted else None)
+            self.conduct.vote_replied(peer, term, granted=granted)
         elif request[0] == constants.APPEND_ENTRIES:
-            term, success, *_ = Protocols.APPEND_ENTRIES.decode_response(reply)
+            term, success, conflict, *_ = Protocols.APPEND_ENTRIES.decode_response(reply)
             self._check_vote_durable(peer, term, None)
+            self.conduct.append_replied(peer, request, reply, is_repeated=is_repeated)
+            if isinstance(conflict, int) and not is_repeated:
+                self._check_hint(peer, decode_uint(request[4]), conflict)
             match = decode_uint(request[4]) + len(request) - 7
             log = peer.log
             if success and log.first_index <= match <= log.last_index and not log.entry_is_durable(peer.disk, match):
                 raise Violation("promise", f"{peer.id} acknowledges {match}, which is not durable")
             if success and match > len(self.logs[peer.id]):
                 raise Violation("promise", f"{peer.id} acknowledges {match}, its log ends at {len(self.logs[peer.id])}")
+
+    def _check_hint(self, peer: SimulatedPeer, previous: int, conflict: int) -> None:
+        """One append for each term with conflicts is enough to find the first, not one for each entry (section 5.3).
+        When the log was written in this turn it is another by now."""
+        log, before = self.logs[peer.id], conflict - 1
+        if self._written.get(peer.id) == peer.turn_began or not peer.running.raft.commit_index < before < previous:
+            return
+        if previous <= len(log) and log[before - 1].term == log[previous - 1].term:
+            raise Violation("conflict", f"{peer.id} asks for {conflict}, {before} is of the same term as {previous}")
 
     def _check_vote_durable(self, peer: SimulatedPeer, term: int, vote: str | None) -> None:
         """A vote of a term that is over by now need not be stored: no other can follow."""
@@ -320,6 +390,12 @@ class Invariants:
         if self.indexes.get(request_id) != index:
             where = self.indexes.get(request_id)
             raise Violation("acknowledged", f"update {request_id.hex()} is told to be at {index}, committed at {where}")
+
+    def change_acknowledged(self, index: int) -> None:
+        """A change of the members is told to be done: it is committed, and so is the configuration that ends it."""
+        since = self.committed[index - 1 :]
+        if not any(found.kind is EntryType.CONFIG and found not in self._joint for found in since):
+            raise Violation("change", f"that of {index} is told to be done, and is not")
 
     def read_until(self, peer_id: str, last: int, acknowledged_until: int) -> None:
         """What a read index covers: every write that was acknowledged before it was asked for."""

@@ -72,6 +72,8 @@ class Network:
         self.loss = 0.0
         self.reply_loss = 0.0
         self.duplicates = 0.0
+        #: One-way links, (from, to), on which messages take so much longer.
+        self.slow: dict[tuple[str, str], float] = {}
         #: One-way cuts, (from, to): nothing gets there until they end.
         self.cut: set[tuple[str, str]] = set()
         #: What has really happened, by fault.
@@ -127,7 +129,7 @@ class Network:
             self.counts["stalled"] += 1
             link.stalled.append((is_reply, frames, connection))
             return
-        delay = self._random.uniform(self.delay_min, self.delay_max)
+        delay = self._random.uniform(self.delay_min, self.delay_max) + self.slow.get(way, 0.0)
         if delay > 0.01:
             self.counts["delayed"] += 1
         at = self.now + delay

@@ -81,6 +81,9 @@ class PeerHost(Protocol):
     def role_changed(self, peer: SimulatedPeer) -> None:
         """It has another role, or is in another term."""
 
+    def preparing(self, peer: SimulatedPeer) -> None:
+        """It is about to make the log's next file, or room in the newest one."""
+
 
 class SimulatedLog(FileLog):
     """The log that ships, watched."""
@@ -89,6 +92,11 @@ class SimulatedLog(FileLog):
     _on_truncate: Callable[[int], None] | None = None
     _on_install: Callable[[SnapshotBase], None] | None = None
     _outstanding: Callable[[], None] | None = None
+
+    @property
+    def is_syncing(self) -> bool:
+        """Whether a sync in the background is still to be done."""
+        return self._outstanding is not None
 
     def watch(
         self,
@@ -209,9 +217,16 @@ class SimulatedPeer:
         self.failure: BaseException | None = None
         #: It cannot be started any more: its data is damaged, as a fault has seen to.
         self.is_lost = False
+        #: It does not come back, whatever is on its disk.
+        self.is_gone = False
         self.applies_singly = False
         #: Until then it does nothing: it is stopped (SIGSTOP).
         self.paused_until = 0.0
+        #: When its current turn, or its last one, began, by its own clock, and in which term.
+        self.turn_began = 0.0
+        self.turn_term = 0
+        #: When its last sync in the background began, and in which term.
+        self.sync_began = (0.0, 0)
         #: Turns in which it waited for its disk.
         self.slow_turns = 0
         self.inbox: _Inbox = []
@@ -235,6 +250,11 @@ class SimulatedPeer:
         if self.engine is None:
             raise AssertionError(f"peer {self.id} is not running")
         return self.engine
+
+    @property
+    def is_in_turn(self) -> bool:
+        """Whether it waits for its disk in the middle of a turn."""
+        return self._in_turn
 
     @property
     def role(self) -> str:
@@ -355,6 +375,7 @@ class SimulatedPeer:
     def _begin_turn(self) -> None:
         engine, now = self.running, self._host.now
         local, wall = self.clock.local(now), self.clock.wall(now)
+        self.turn_began, self.turn_term = local, engine.raft.current_term
         calls, self._calls = self._calls, []
         for call in calls:
             call()
@@ -366,9 +387,10 @@ class SimulatedPeer:
                 engine.receive(frames, local, wall)
         self._host.send(self, engine.begin_turn(local, wall))
         self._in_turn = True
-        if self.disk.sync_s:
+        if self.disk.sync_s and not (self._syncs_in_background and engine.raft.is_leader):
             self.slow_turns += 1
-            # The thread waits for the disk; what arrives meanwhile waits for the thread.
+            # The thread waits for the disk; what arrives meanwhile waits for the thread. Not so a leader's, if others
+            # sync: that takes its time in `_sync_in_background`.
             self.later(self.disk.sync_s, self._finish_turn)
         else:
             self._finish_turn()
@@ -378,6 +400,8 @@ class SimulatedPeer:
         actions = engine.finish_turn(self.clock.local(self._host.now), in_background=self._syncs_in_background)
         if (sync := engine.take_sync()) is not None:
             self._sync_in_background(sync)
+        # As a real peer does it: what waits for the disk only comes first.
+        self._reply(engine)
         if (snapshot := engine.take_restore()) is not None:
             self._applier.restore(snapshot)
             self.compactor.snapshot_installed()
@@ -386,10 +410,10 @@ class SimulatedPeer:
         while (batch := engine.take_committed(0 if self.applies_singly else _APPLY_SIZE_MAX)) is not None:
             self._applier.submit(batch, engine.raft.current_term)
             self._host.applied(self, batch)
-        for frames in engine.take_replies():
-            self._host.reply(self, frames)
+        self._reply(engine)
         self._host.send(self, actions)
         if self.log.wants_preparation:
+            self._host.preparing(self)
             self.log.prepare()
         self._tell_role()
         if engine.link_urls is not self._seen_urls:
@@ -406,6 +430,10 @@ class SimulatedPeer:
         self._check_spin(deadline <= local)
         # Rounding must not bring it there just before the time.
         self.wake(max(self.clock.when(deadline), self._host.now) + (0.0 if deadline <= local else 1e-9))
+
+    def _reply(self, engine: Engine) -> None:
+        for frames in engine.take_replies():
+            self._host.reply(self, frames)
 
     def _check_spin(self, is_due: bool) -> None:
         """A turn may be due at once, but not again and again."""
@@ -436,6 +464,9 @@ class SimulatedPeer:
         self._host.at(self._host.now + delay, run)
 
     def _sync_in_background(self, sync: BackgroundSync) -> None:
+        self.sync_began = (sync.began, self.running.raft.current_term)
+        self.slow_turns += self.disk.sync_s > 0
+
         def done() -> None:
             sync.run()
             self.call_soon(lambda: self.running.synced(sync))

@@ -14,25 +14,30 @@ from dataclasses import dataclass, field
 from random import Random
 from unittest import mock
 
+from zmqraft import constants
 from zmqraft.api import StateMachineBase
-from zmqraft.core.raft import Role
-from zmqraft.protocol import EntryType
+from zmqraft.core.raft import Raft, Role
+from zmqraft.protocol import EntryType, Protocols
 from zmqraft.testing.histories import HistoryError, check_key_values, check_log
 from zmqraft.testing.simulator.clients import SimulatedClient
 from zmqraft.testing.simulator.cluster import SimulatedCluster
 from zmqraft.testing.simulator.fault_plan import Fault, draw_faults
 from zmqraft.testing.simulator.faults import Faults
-from zmqraft.testing.simulator.invariants import Violation
+from zmqraft.testing.simulator.invariants import UNCOMMITTED_MAX
 from zmqraft.testing.simulator.machine import KeyValueMachine
 from zmqraft.testing.simulator.peer import SimulatedPeer
+from zmqraft.testing.simulator.violation import Violation
 
 __all__ = ["RunResult", "Workload", "run_seed", "shrink"]
 
-#: How long faults happen, in virtual seconds, and how long the cluster then has: 20 election timeouts, and what the
-#: first one is longer after a start.
-_FAULTS_S = 5.0
-_FAULTS_LONGER_S = 5.0
-_LIVENESS_S = 20 * 0.3 + 0.6
+#: How long faults happen, in virtual seconds, and how long the cluster then has: so many election timeouts, and what
+#: the first one is longer after a start.
+_FAULTS_S = 4.0
+_FAULTS_LONGER_S = 10.0
+_LIVENESS_TIMEOUTS = 20
+_START_EXTRA_S = 0.6
+#: Short ones for many leaders; those that differ much let an old leader lead on for a while beside the next one.
+_ELECTION_TIMEOUTS_MS = ((100, 150), (200, 300), (200, 300), (200, 600), (200, 1000))
 
 
 @dataclass
@@ -78,6 +83,7 @@ def run_seed(
     drawn = list(draw_faults(seed, _FAULTS_S)) if faults is None else list(faults)
     random = Random(f"{seed} run")
     size = random.choice((1, 3, 3, 3, 3, 5))
+    timeouts = random.choice(_ELECTION_TIMEOUTS_MS)
     cluster = SimulatedCluster(
         size,
         seed,
@@ -86,6 +92,11 @@ def run_seed(
         machine=workload.machine,
         state_of=workload.state_of,
         peer_msg_data_size=random.choice((64, 512, 65536)),
+        index_file_capacity=random.choice((4, 16, 16)),
+        election_timeout_min=timeouts[0],
+        election_timeout_max=timeouts[1],
+        # Clocks are set by less than the second.
+        request_id_ttl=random.choice((20 * 60_000, 24 * 3600_000)),
     )
     run = _Run(cluster, drawn, random, workload)
     violation = None
@@ -124,7 +135,7 @@ def run_seed(
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Peers say a lot about what goes wrong, which is the point here; and every sync of a leader may be a background
-    one, where real peers do that for large ones only."""
+    one, where real peers do that for large ones only, as they take more updates before they refuse some."""
     logger = logging.getLogger("zmqraft")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -132,6 +143,7 @@ def _quiet() -> Iterator[None]:
         with (
             mock.patch("zmqraft.server.engine._BACKGROUND_SIZE_MIN", 0),
             mock.patch("zmqraft.server.compaction._PAUSE_MAX", 0.0),
+            mock.patch("zmqraft.server.client_requests.UNCOMMITTED_COUNT_MAX", UNCOMMITTED_MAX),
         ):
             yield
     finally:
@@ -155,12 +167,16 @@ class _Run:
                 f"c{number}",
                 Random(f"{cluster.seed} client {number}"),
                 in_flight=random.choice((1, 1, 4)),
-                think_s=random.choice((0.02, 0.05, 0.1)),
+                think_s=random.choice((0.02, 0.05, 0.1, 0.2)),
                 keys=random.choice((1, 3)),
+                timeout_s=random.choice((0.15, 0.5)),
+                # The first one writes, so that something happens.
+                reads=random.choice((0.05, 0.4, 0.95, 0.95) if number else (0.05, 0.05, 0.4)),
                 command=self._workload.command,
             )
-            for number in range(random.randint(1, 3))
+            for number in range(random.choice((1, 2, 2, 3)))
         ]
+        self._intrude()
         cluster.run(_FAULTS_S)
         longest = cluster.now + _FAULTS_LONGER_S
         while not self.faults.all_have_come and cluster.now < longest:
@@ -171,10 +187,29 @@ class _Run:
         self._check_liveness()
         self._check_histories()
 
+    def _intrude(self) -> None:
+        """Somebody who does not know the secret asks for updates: nobody may answer, and nothing may come of them."""
+        cluster, random = self.cluster, self._random
+
+        def is_answered(peer_id: str, frames: list[bytes]) -> None:
+            raise Violation("secret", f"{peer_id} answers who does not know the secret")
+
+        cluster.clients["intruder"] = is_answered
+        frames = Protocols.REQUEST_UPDATE.encode_request(constants.REQUEST_UPDATE, b"guessed", b"[]")
+        for number in range(2):
+            request_id = (1_800_000_000 + number).to_bytes(4, "big") + b"intruder"
+            cluster.at(
+                random.uniform(0.0, _FAULTS_S),
+                lambda message=[request_id, *frames]: cluster.network.send(  # type: ignore[misc]
+                    "intruder", random.choice(cluster.ids), message
+                ),
+            )
+
     def _check_liveness(self) -> None:
         """Within 20 election timeouts a new entry commits, nobody waits any more, and all logs are equal."""
         cluster = self.cluster
-        end = cluster.now + _LIVENESS_S
+        longest = max(peer.settings.election_timeout_max for peer in cluster.peers.values()) / 1000
+        end = cluster.now + _LIVENESS_TIMEOUTS * longest + _START_EXTRA_S
         cluster.run_until(cluster.leader, end - cluster.now, "a leader whom a majority follows")
         before = len(cluster.invariants.committed)
         self._clients[0].update()
@@ -196,17 +231,16 @@ class _Run:
         members = sorted(leader.running.raft.configuration.urls)
         peers = [cluster.peers[peer_id] for peer_id in members]
         return cluster.invariants.logs_are_equal(
-            [peer.id for peer in peers if not (peer.is_lost or self._is_stranger(peer, leader.id))]
+            [peer.id for peer in peers if not (peer.is_lost or peer.is_gone or self._is_stranger(peer, leader.id))]
         )
 
     def has_reached_limit(self) -> bool:
         """Whether somebody counts on a peer who does not listen to it, or has left: known limits of what peers promise.
 
-        Peers take messages only from the members of their own configuration (SPEC section 2, difference 1), so one that
-        has missed a change neither follows nor answers those whom the change has brought in. And who is not in its own
-        last configuration does not stand for election, not even as long as that is not committed. If others need its
-        vote, and nobody whom it may vote for can be elected, the cluster waits for an operator. So it does when data
-        of a peer is damaged that the others have left out of their logs.
+        Who has missed a change votes for those whom the change has brought in only if they have more in their logs
+        (SPEC section 2, difference 1). If they need its vote, and nobody whom it may vote for can be elected, the
+        cluster waits for an operator. So it does when data of a peer is damaged that the others have left out of their
+        logs.
         """
         if any(peer.is_lost for peer in self.cluster.peers.values()):
             return True
@@ -214,11 +248,17 @@ class _Run:
         return any(
             raft.role in (Role.LEADER, Role.CANDIDATE)
             and any(
-                other in raft_of and not {peer_id, other} <= set(raft_of[other].configuration.urls)
+                other in raft_of
+                and peer_id not in raft_of[other].configuration
+                and self._end_of(raft_of[other]) >= self._end_of(raft)
                 for other in raft.configuration.urls
             )
             for peer_id, raft in raft_of.items()
         )
+
+    @staticmethod
+    def _end_of(raft: Raft) -> tuple[int, int]:
+        return raft.log.last_term, raft.log.last_index
 
     @staticmethod
     def _is_stranger(peer: SimulatedPeer, leader_id: str) -> bool:
