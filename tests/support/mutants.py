@@ -1,12 +1,15 @@
 """Known bugs of Raft implementations as switches: each patches the code under test while its context lasts.
 
-``python tests/support/mutants.py`` looks for the first seed of the simulator that catches each, up to 2,000.
+``python tests/support/mutants.py`` looks for the first seed of the simulator that catches each, up to 2,000; of those
+that the simulator can express, unless they are named.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -24,56 +27,95 @@ SEEDS = {
     "vote is forgotten": 1,
     "candidates do not vote for themselves": 1,
     "late replies are taken for answers": 1,
-    "a refusal leads below the match": 47,
-    "own vote does not count in a joint configuration": 15,
-    "any candidate gets the vote": 3,
-    "a candidate waits for votes instead of answers": 4,
+    "a refusal leads below the match": 140,
+    "refusals state the term of before": 1,
+    "a rejected candidate restarts the timer": 5,
+    "own vote does not count in a joint configuration": 37,
+    "any candidate gets the vote": 1,
+    "a leader that is heard keeps nobody from voting": 1,
+    "who was removed is listened to": 1,
+    "a candidate waits for votes instead of answers": 1,
     "a leader without a majority leads on": 1,
+    "older terms commit by counting": 1,
     "appends cut the log": 5,
-    "unverified entries commit": 60,
-    "match survives its term": 41,
-    "match goes back": 4,
-    "an append below the snapshot is refused": 70,
-    "an append below the commit index is refused": 12,
-    "leader counts what it has not synced": 1,
-    "members change without a joint configuration": 8,
-    "new majority is enough": 8,
-    "configuration outlives its entry": 8,
-    "only who began a change ends it": 8,
-    "a new leader appends nothing": 11,
-    "the final configuration does not wait": 8,
+    "unverified entries commit": 181,
+    "match goes back": 1,
+    "an append below the snapshot is refused": 174,
+    "an append below the commit index is refused": 15,
+    "leader counts what it has not synced": 2,
+    "conflicts are found one by one": 20,
+    "a log that does not match stays behind a snapshot": 104,
+    "an older snapshot is taken": 221,
+    "members change without a joint configuration": 86,
+    "new majority is enough": 37,
+    "configuration outlives its entry": 77,
+    "only who began a change ends it": 24,
+    "a new leader appends nothing": 17,
+    "the final configuration does not wait": 15,
+    "strangers are not voted for": 107,
+    "who is no member does not vote": 37,
     "vote is not stored": 1,
     "applied before it is committed": 1,
     "what was applied before a restart is not applied again": 1,
-    "updates outlive the term in which they came": 30,
+    "a leader whose disk hangs leads on": 23,
+    "updates outlive the term in which they came": 10,
     "request ids are not looked up": 1,
-    "request ids do not travel with a snapshot": 6,
-    "a message that does not decode stops the peer": 5,
-    "entries are applied over an installed snapshot": 6,
-    "a snapshot has the newest configuration": 10,
+    "request ids do not travel with a snapshot": 20,
+    "ids that were forgotten are taken when the clock is set back": 1,
+    "updates without bound are taken": 76,
+    "any secret is good": 1,
+    "a message that does not decode stops the peer": 17,
+    "a change is done when it is appended": 15,
+    "a configuration is stored before its entry, and missed without it": 107,
+    "reads are answered by whoever believes that it leads": 144,
+    "a new leader answers reads before an entry of its term": 46,
+    "entries are applied over an installed snapshot": 1,
+    "the configuration of a snapshot is not taken": 72,
+    "a snapshot has the newest configuration": 64,
     "nothing is synced": 1,
-    "failed syncs are ignored": 7,
-    "a failed write is passed over": 1,
+    "failed syncs are ignored": 6,
+    "a failed write is passed over": 6,
     "new names are not synced": 1,
+    "an interrupted installation is not noticed": 166,
+    "checksums are not compared": 30,
+    "what a failed sync has left in the cache is believed": 71,
 }
-#: Those that 2,000 seeds did not find: they need more leaders in a row than faults bring about, and a power cut between
-#: a truncation and the next sync, which brings back nothing that matters.
-NOT_FOUND_BY_SEEDS = frozenset({"older terms commit by counting", "truncation is not synced"})
+#: Those that no seed up to 300 has found (no further one was tried with the simulator as it is), and what it takes.
+NOT_FOUND_BY_SEEDS = frozenset(
+    {
+        # A candidate with a change that was cut off, whose members stay away.
+        "a candidate waits for the majority of a configuration that is over",
+        # A leader that loses entries by a cut, leads again, and has kept a match in them.
+        "match survives its term",
+        # A leader that has joined by somebody's snapshot, and a member behind that missed changes below it.
+        "a snapshot without a configuration leaves the old one",
+        # Two more elections while one sync lasts, the leader first and last.
+        "a sync of before counts in a later term",
+        # A read at a leader that is cut off, and answers to it which are late by an election.
+        "answers of before a read confirm it",
+        # A chunk of several that is repeated.
+        "a chunk that comes twice is written twice",
+        # Two leaders with a snapshot of one index and size, one of them replaced half-way.
+        "another leader's chunks go on where the last one's ended",
+        # A power cut between an installation and the end of its turn, with a change below the snapshot.
+        "a peer does not look into its snapshot for the configuration",
+        # A power cut between a cut of several entries and the next sync, which keeps some sectors of the two.
+        "truncation is not synced",
+    }
+)
 #: Those that no seed can find, since what they spoil is not in the simulator, or not in its invariants.
 NOT_SIMULATED = frozenset(
     {
         # They only disturb or slow down, as far as faults do not.
-        "refusals state the term of before",
-        "a rejected candidate restarts the timer",
-        "a leader that is heard keeps nobody from voting",
-        "who was removed is listened to",
-        "conflicts are found one by one",
-        "strangers are not voted for",
         "a removed leader leaves at once",
-        "a leader whose disk hangs leads on",
-        # They only matter together with another bug.
+        # They only matter together with another bug: peers refuse to do what it would do, and leaders tell nobody that
+        # more is committed than what it has acknowledged to them.
+        "a notice commits unverified entries",
         "a second leader of a term is followed",
         "a failed write is forgotten",
+        # Only zmq-raft leaves such files: ours have their name when they are durable, and checksums.
+        "a half-made newest file stops the start",
+        "zeros at the end are taken for entries",
         # No disk is lost, and no state file is of somebody else.
         "a follower that has lost its data is asked on and on",
         "a follower that has lost its data is counted",
@@ -81,12 +123,8 @@ NOT_SIMULATED = frozenset(
         "an id that comes back is the peer that it was",
         "a vote outlives its term on disk",
         "a term below the log's is taken as it is",
-        "zeros at the end are taken for entries",
-        # Clients repeat what is not answered, know the secret, and are few.
+        # Clients repeat what is not answered.
         "the last reply goes to the route of the first request",
-        "a change is done when it is appended",
-        "any secret is good",
-        "updates without bound are taken",
     }
 )
 
@@ -101,10 +139,30 @@ def first_seed(mutant: Mutant, seeds_max: int = 2000) -> RunResult | None:
     return None
 
 
+def _search(name: str, seeds_max: int) -> bool:
+    began = time.process_time()
+    found = first_seed(next(mutant for mutant in MUTANTS if mutant.name == name), seeds_max)
+    what = f"not in {seeds_max:,} seeds" if found is None else f"seed {found.seed}, {found.message:.150}"
+    print(f"{name}: {what} ({time.process_time() - began:.1f} s)", flush=True)
+    return found is not None
+
+
+def main() -> None:
+    """Search, and say how many were found."""
+    parser = argparse.ArgumentParser(description="Look for the first seed that finds each mutant.")
+    parser.add_argument(
+        "words", nargs="*", metavar="WORD", help="those with one of these in their names; by default all"
+    )
+    parser.add_argument("--seeds", type=int, default=2000, metavar="N", help="up to this one (default: 2000)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="in so many processes (default: 1)")
+    options = parser.parse_args()
+    names = [mutant.name for mutant in MUTANTS if mutant.name not in NOT_SIMULATED]
+    if options.words:
+        names = [mutant.name for mutant in MUTANTS if any(word in mutant.name for word in options.words)]
+    with ProcessPoolExecutor(options.jobs) as executor:
+        found = sum(executor.map(_search, names, [options.seeds] * len(names)))
+    print(f"{found} of {len(names)} found in {options.seeds:,} seeds; {len(NOT_SIMULATED)} are not simulated")
+
+
 if __name__ == "__main__":
-    for each in MUTANTS:
-        if len(sys.argv) < 2 or any(word in each.name for word in sys.argv[1:]):
-            began = time.process_time()
-            found = first_seed(each)
-            what = "not in 2,000 seeds" if found is None else f"seed {found.seed}, {found.message:.150}"
-            print(f"{each.name}: {what} ({time.process_time() - began:.1f} s)", flush=True)
+    main()

@@ -47,9 +47,12 @@ def test_random_seeds_find_it(mutant: Mutant) -> None:
 def test_what_is_said_of_seeds_is_said_of_mutants() -> None:
     names = {mutant.name for mutant in MUTANTS}
     assert len(names) == len(MUTANTS)
-    assert names >= {*SEEDS, *NOT_FOUND_BY_SEEDS, *NOT_SIMULATED}
-    assert not NOT_FOUND_BY_SEEDS & SEEDS.keys()
-    assert not NOT_SIMULATED & SEEDS.keys()
+    assert names == {*SEEDS, *NOT_FOUND_BY_SEEDS, *NOT_SIMULATED}
+    assert len(names) == len(SEEDS) + len(NOT_FOUND_BY_SEEDS) + len(NOT_SIMULATED)
+
+
+def test_random_seeds_find_most_of_those_that_they_can() -> None:
+    assert len(SEEDS) >= 0.8 * (len(SEEDS) + len(NOT_FOUND_BY_SEEDS))
 
 
 def test_a_mutant_of_what_is_not_there_is_an_error() -> None:
