@@ -41,7 +41,8 @@ HOST = "127.0.0.1"
 #: How long a killed process may take to be gone.
 _END_PATIENCE_S = 20.0
 _SAID_CHARACTERS_MAX = 600
-
+#: Ports that `free_ports` has given, which the kernel may take for free until they are bound.
+_given_ports: set[int] = set()
 
 #: What was started and has not been waited for.
 _running: set[Process] = set()
@@ -216,12 +217,17 @@ def python(**variables: str) -> tuple[list[str], dict[str, str]]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on the loopback that nobody uses now."""
+    """Ports on the loopback that nobody uses now, and that were not given before."""
+    ports: list[int] = []
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((HOST, 0))
-        return [each.getsockname()[1] for each in sockets]
+        while len(ports) < count:
+            probe = stack.enter_context(socket.socket())
+            probe.bind((HOST, 0))
+            port = probe.getsockname()[1]
+            if port not in _given_ports:
+                _given_ports.add(port)
+                ports.append(port)
+    return ports
 
 
 def wait_until(deadline: float, what: str, pause_s: float = 0.01) -> None:

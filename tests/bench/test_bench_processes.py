@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from bench import processes
 from bench.processes import BenchError, Process, run
+from support import command
 from support.command import PATIENCE_S
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -24,6 +26,12 @@ def is_gone(pid: int) -> bool:
     except ProcessLookupError:
         return True
     return False
+
+
+@pytest.mark.parametrize("free_ports", [processes.free_ports, command.free_ports], ids=["bench", "tests"])
+def test_no_port_is_given_twice(free_ports: Callable[[int], list[int]]) -> None:
+    """The kernel, asked one by one, gives one twice before it has given 400."""
+    assert len({port for _ in range(400) for port in free_ports(1)}) == 400
 
 
 def test_output_of_a_program_that_ends_well(tmp_path: Path) -> None:

@@ -12,12 +12,17 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 
 import zmqraft
 
 #: Far more than any command takes on a slow machine.
 PATIENCE_S = 60.0
+#: Below those that systems give to connections: from 32768 on (Linux), or 49152.
+_PORT_MIN, _PORT_STOP = 10_000, 32_768
+_PORTS = SystemRandom()
+_given_ports: set[int] = set()
 _ARGUMENTS = [sys.executable, "-W", "error", "-m", "zmqraft"]
 
 
@@ -108,12 +113,26 @@ def assert_fails_in_one_line(result: subprocess.CompletedProcess[bytes], *fragme
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on the loopback that nobody uses now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Ports on the loopback that nobody uses now, and that were not given before.
+
+    They are below those of which the kernel takes one for a connection, which it might before a peer has bound it.
+    """
+    ports: list[int] = []
+    while len(ports) < count:
+        port = _PORTS.randrange(_PORT_MIN, _PORT_STOP)
+        if port not in _given_ports and _is_free(port):
+            _given_ports.add(port)
+            ports.append(port)
+    return ports
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def write_config(directory: Path, peers: Sequence[Any], **settings: Any) -> Path:
