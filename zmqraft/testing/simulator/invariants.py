@@ -352,12 +352,17 @@ class Invariants:
             self.conduct.append_replied(peer, request, reply, is_repeated=is_repeated)
             if isinstance(conflict, int) and not is_repeated:
                 self._check_hint(peer, decode_uint(request[4]), conflict)
-            match = decode_uint(request[4]) + len(request) - 7
-            log = peer.log
-            if success and log.first_index <= match <= log.last_index and not log.entry_is_durable(peer.disk, match):
-                raise Violation("promise", f"{peer.id} acknowledges {match}, which is not durable")
-            if success and match > len(self.logs[peer.id]):
-                raise Violation("promise", f"{peer.id} acknowledges {match}, its log ends at {len(self.logs[peer.id])}")
+            if success and term == peer.running.raft.current_term:
+                self._check_match_durable(peer, decode_uint(request[4]) + len(request) - 7)
+
+    def _check_match_durable(self, peer: SimulatedPeer, match: int) -> None:
+        """What was acknowledged in an earlier term may have given way to another leader's entries since: the one of
+        that term gets the same answer to the same request."""
+        log = peer.log
+        if log.first_index <= match <= log.last_index and not log.entry_is_durable(peer.disk, match):
+            raise Violation("promise", f"{peer.id} acknowledges {match}, which is not durable")
+        if match > len(self.logs[peer.id]):
+            raise Violation("promise", f"{peer.id} acknowledges {match}, its log ends at {len(self.logs[peer.id])}")
 
     def _check_hint(self, peer: SimulatedPeer, previous: int, conflict: int) -> None:
         """One append for each term with conflicts is enough to find the first, not one for each entry (section 5.3).
