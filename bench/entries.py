@@ -31,7 +31,7 @@ import zmq
 
 import zmqraft.asyncio
 from bench import machine, report
-from bench.feeding import Feed, update_at
+from bench.feeding import STEADY, Feed, update_at
 from bench.processes import HOST, BenchError, cpu_s, exit_on_signals, free_ports
 from bench.programs import Programs
 from bench.systems import SECRET, ZmqRaft
@@ -188,7 +188,8 @@ def main() -> None:
     arguments = parser.parse_args()
     exit_on_signals()
     messages = arguments.entries // _TOGETHER + 1
-    system = ZmqRaft(Programs(Path(), Path()), pure=not zmqraft.EXTENSIONS)  # the load comes from here
+    # The load comes from here.
+    system = ZmqRaft(Programs(Path(), Path()), pure=not zmqraft.EXTENSIONS, **STEADY)
     rates: dict[str, list[Rate]] = {}
     with (
         tempfile.TemporaryDirectory(dir=arguments.data) as directory,

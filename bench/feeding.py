@@ -16,7 +16,10 @@ from bench.processes import BenchError
 from zmqraft.protocol.frames import decode_json
 from zmqraft.protocol.zmq_io import receive_messages, send_message
 
-__all__ = ["UPDATE_SIZE", "Feed", "update_at"]
+__all__ = ["STEADY", "UPDATE_SIZE", "Feed", "update_at"]
+
+#: For the configuration of a cluster that is fed: an update says its index, so another leader would spoil the run.
+STEADY = {"electionTimeoutMin": 3000, "electionTimeoutMax": 4000}
 
 UPDATE_SIZE = 128
 _IN_FLIGHT = 1024

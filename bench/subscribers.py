@@ -36,7 +36,7 @@ import zmq
 
 import zmqraft.asyncio
 from bench import machine, report
-from bench.feeding import Feed, update_at
+from bench.feeding import STEADY, Feed, update_at
 from bench.processes import HOST, BenchError, cpu_s, exit_on_signals, free_ports
 from bench.programs import Programs
 from bench.systems import SECRET, ZmqRaft
@@ -249,7 +249,8 @@ class Round:
 
 def measure_updates(directory: Path, subscribers: int, count: int) -> tuple[Rate, list[int]]:
     """With a whole cluster; and how many entries came in each message."""
-    system = ZmqRaft(Programs(Path(), Path()), pure=not zmqraft.EXTENSIONS)  # the load comes from here
+    # The load comes from here.
+    system = ZmqRaft(Programs(Path(), Path()), pure=not zmqraft.EXTENSIONS, **STEADY)
     with system.running(directory) as running, Feed(running.leader().url, SECRET) as feed:
         first = feed.last_index
         following = Subscribers(follow_log, subscribers, running.urls, first, first + count, True)

@@ -195,8 +195,10 @@ class ZmqRaft(WireCluster):
 
     name = "zmqraft"
 
-    def __init__(self, programs: Programs, *, pure: bool = False) -> None:
+    def __init__(self, programs: Programs, *, pure: bool = False, **settings: object) -> None:
+        """``settings`` are what the configuration file has beside the peers."""
         super().__init__(programs)
+        self._settings = settings
         if pure:
             self.name = f"{self.name} pure"
         variable = "ZMQRAFT_NO_EXTENSIONS" if pure else "ZMQRAFT_REQUIRE_EXTENSIONS"
@@ -215,7 +217,7 @@ class ZmqRaft(WireCluster):
 
     def _peers(self, directory: Path) -> list[Peer]:
         urls = _peer_urls()
-        config = write_config(directory, urls)
+        config = write_config(directory, urls, **self._settings)
         return [
             Peer(peer_id, url, self.process([*self.python, "-m", "zmqraft", "run"], config, peer_id))
             for peer_id, url in zip(map(str, range(1, PEERS + 1)), urls, strict=True)

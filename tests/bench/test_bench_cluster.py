@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench.processes import python
-from support.command import PATIENCE_S
+from support.command import PATIENCE_S, command_lines
 from support.local_cluster import wait_for
 
 
@@ -38,13 +38,7 @@ def started(bench_root: Path, *arguments: str | Path) -> Iterator[subprocess.Pop
 
 def processes_about(directory: Path) -> list[str]:
     """The command lines of all processes that name a directory, but for the benchmark's own."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            text = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if str(directory) in text and "-m bench" not in text:
-                found.append(text)
-    return found
+    return [text for text in command_lines() if str(directory) in text and "-m bench" not in text]
 
 
 def peers_of_the_limit(directory: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from chaos.cluster import program_environment
 from chaos.network import missing_for_namespaces
-from support.command import PATIENCE_S, started_program
+from support.command import PATIENCE_S, command_lines, started_program
 from support.local_cluster import wait_for
 
 CODE = "import sys; from chaos.command import main; sys.exit(main())"
@@ -19,13 +18,7 @@ CODE = "import sys; from chaos.command import main; sys.exit(main())"
 
 def processes_of(directory: Path) -> list[str]:
     """Those that have a directory in their command."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            command = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if str(directory) in command and CODE not in command:
-                found.append(command)
-    return found
+    return [command for command in command_lines() if str(directory) in command and CODE not in command]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

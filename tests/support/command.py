@@ -135,6 +135,14 @@ def _is_free(port: int) -> bool:
     return True
 
 
+def command_lines() -> Iterator[str]:
+    """Those of all processes."""
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        # It may end in this moment.
+        with contextlib.suppress(OSError):
+            yield Path("/proc", name, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+
+
 def write_config(directory: Path, peers: Sequence[Any], **settings: Any) -> Path:
     """A configuration file for peers with their data below ``directory``; None as a setting leaves it out."""
     section = {"peers": peers, "data": {"path": str(directory / "data"), "appendIdToPath": True}, **settings}
