@@ -201,7 +201,7 @@ cdef class Poller:
     """Waits for sockets, and for file descriptors, until something can be read from one of them, or written to it.
 
     As `zmq.Poller`, but says only which, and its events are POLLIN and POLLOUT. A socket is unregistered before it is
-    closed; `poll` raises ZMQError when it was not.
+    closed; `poll` raises ZMQError when it was not. To be used in one thread.
     """
 
     cdef list _sockets
@@ -217,42 +217,55 @@ cdef class Poller:
         PyMem_Free(self._items)
 
     def register(self, socket, events):
-        """Wait for these events of ``socket`` from now on, instead of others."""
-        if not isinstance(socket, int) and socket.closed:
+        """Wait for these events of ``socket`` from now on, instead of others. ZMQError when it is closed."""
+        if isinstance(socket, int):
+            if not 0 <= socket < 1 << 31:
+                raise ValueError(f"{socket} is no file descriptor")
+        elif socket.closed:
             raise zmq.ZMQError(zmq.ENOTSOCK)
         events = PyNumber_Index(events)
         if events not in (zmq.POLLIN, zmq.POLLOUT, zmq.POLLIN | zmq.POLLOUT):
             raise ValueError(f"events are POLLIN, POLLOUT or both, not {events}")
-        if socket in self._sockets:
-            self._events[self._sockets.index(socket)] = events
+        sockets, all_events = self._sockets.copy(), self._events.copy()
+        if socket in sockets:
+            all_events[sockets.index(socket)] = events
         else:
-            self._sockets.append(socket)
-            self._events.append(events)
-        self._make_items()
+            sockets.append(socket)
+            all_events.append(events)
+        self._replace(sockets, all_events)
 
     def unregister(self, socket):
         """Do not wait for it any longer. KeyError when that was not so."""
         if socket not in self._sockets:
             raise KeyError(socket)
         position = self._sockets.index(socket)
-        del self._sockets[position], self._events[position]
-        self._make_items()
+        self._replace(
+            self._sockets[:position] + self._sockets[position + 1:], self._events[:position] + self._events[position + 1:]
+        )
 
-    cdef int _make_items(self) except -1:
+    cdef int _replace(self, list sockets, list events) except -1:
+        """Wait for these; after an error for those of before, so that the lists and the items always fit."""
         cdef Py_ssize_t position
         cdef zmqraft_pollitem_t *item
-        PyMem_Free(self._items)
-        self._items = <zmqraft_pollitem_t *> PyMem_Malloc(max(len(self._sockets), 1) * sizeof(zmqraft_pollitem_t))
-        if self._items == NULL:
+        cdef zmqraft_pollitem_t *items = <zmqraft_pollitem_t *> PyMem_Malloc(
+            max(len(sockets), 1) * sizeof(zmqraft_pollitem_t)
+        )
+        if items == NULL:
             raise MemoryError()
-        for position, socket in enumerate(self._sockets):
-            item = &self._items[position]
-            item.events, item.revents = self._events[position], 0
-            if isinstance(socket, int):
-                item.socket, item.fd = NULL, socket
-            else:
-                # `poll` looks whether it is closed by then.
-                item.socket, item.fd = <void *> <uintptr_t> socket.underlying, 0
+        try:
+            for position, socket in enumerate(sockets):
+                item = &items[position]
+                item.events, item.revents = events[position], 0
+                if isinstance(socket, int):
+                    item.socket, item.fd = NULL, socket
+                else:
+                    # `poll` looks whether it is closed by then.
+                    item.socket, item.fd = <void *> <uintptr_t> socket.underlying, 0
+        except BaseException:
+            PyMem_Free(items)
+            raise
+        PyMem_Free(self._items)
+        self._items, self._sockets, self._events = items, sockets, events
         return 0
 
     def poll(self, timeout_ms):
@@ -261,8 +274,8 @@ cdef class Poller:
         cdef long timeout = max(-1, PyNumber_Index(timeout_ms))
         cdef int count = <int> len(self._sockets), found, error
         cdef Py_ssize_t position
-        for position in range(count):
-            if self._items[position].socket != NULL and self._sockets[position].closed:
+        for socket in self._sockets:
+            if not isinstance(socket, int) and socket.closed:
                 raise zmq.ZMQError(zmq.ENOTSOCK)
         with nogil:
             found = c_poll(self._items, count, timeout)

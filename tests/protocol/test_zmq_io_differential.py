@@ -207,12 +207,18 @@ def test_a_poller_refuses_what_it_cannot_wait_for(pair: Pair) -> None:
             poller.register(pair.router, events)
     with pytest.raises(AttributeError):
         poller.register("socket", zmq.POLLIN)
+    for descriptor in (-1, 2**31, 2**40, 2**64):
+        with pytest.raises(ValueError, match="is no file descriptor"):
+            poller.register(descriptor, zmq.POLLIN)
+    assert poller.poll(0) == []
     with pytest.raises(KeyError):
         poller.unregister(pair.router)
     with pytest.raises(TypeError):
         poller.poll(1.5)
     poller.register(pair.alone, zmq.POLLIN)
+    poller.register(pair.router, zmq.POLLIN)
     pair.alone.close()
+    poller.unregister(pair.router)
     for refused in (lambda: poller.poll(0), lambda: poller.register(pair.alone, zmq.POLLIN)):
         with pytest.raises(zmq.ZMQError) as raised:
             refused()

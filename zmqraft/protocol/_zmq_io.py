@@ -22,15 +22,18 @@ class Poller:
     """Waits for sockets, and for file descriptors, until something can be read from one of them, or written to it.
 
     As `zmq.Poller`, but says only which, and its events are POLLIN and POLLOUT. A socket is unregistered before it is
-    closed; `poll` raises ZMQError when it was not.
+    closed; `poll` raises ZMQError when it was not. To be used in one thread.
     """
 
     def __init__(self) -> None:
         self._poller = zmq.Poller()
 
     def register(self, socket: zmq.Socket[bytes] | int, events: int) -> None:
-        """Wait for these events of ``socket`` from now on, instead of others."""
-        if not isinstance(socket, int) and socket.closed:
+        """Wait for these events of ``socket`` from now on, instead of others. ZMQError when it is closed."""
+        if isinstance(socket, int):
+            if not 0 <= socket < 1 << 31:
+                raise ValueError(f"{socket} is no file descriptor")
+        elif socket.closed:
             raise zmq.ZMQError(zmq.ENOTSOCK)
         self._poller.register(socket, _checked(events))
 
