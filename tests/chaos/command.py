@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -122,8 +123,9 @@ class Runs:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_END_S)
-        process.kill()
-        process.wait()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         with self._lock:
             self._running.remove(process)
 

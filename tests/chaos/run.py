@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import shutil
 import signal
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -266,6 +267,31 @@ def _check_matching(first: str, log: list[LogEntry], second: str, other: list[Lo
             return
 
 
+@contextlib.contextmanager
+def _ended_by_signal() -> Iterator[None]:
+    """SIGTERM ends what is done within, once, however often it comes, and then all processes that are left of it.
+
+    It may come when a process has begun that nobody knows of yet. The signal that says that the parent has ended comes
+    for each thread that the parent had.
+    """
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)
+    interrupted = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal interrupted
+        if not interrupted:
+            interrupted = True
+            sys.exit(1)
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        if interrupted:
+            os.killpg(0, signal.SIGKILL)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seed", type=int, required=True)
@@ -273,10 +299,8 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--proxies", action="store_true")
     arguments = parser.parse_args()
-    # So that all that was started is ended.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     report = Report(arguments.seed, draw_size(arguments.seed), "", arguments.seconds)
-    with contextlib.ExitStack() as stack:
+    with _ended_by_signal(), contextlib.ExitStack() as stack:
         try:
             run = Run(arguments.seed, arguments.seconds, arguments.directory, stack, proxies=arguments.proxies)
             report = run.report

@@ -10,10 +10,31 @@ import pytest
 
 from chaos.cluster import program_environment
 from chaos.network import missing_for_namespaces
+from chaos.run import VIOLATION, Report
 from support.command import PATIENCE_S, command_lines, started_program
 from support.local_cluster import wait_for
 
 CODE = "import sys; from chaos.command import main; sys.exit(main())"
+#: A run that is asked to end when its second client is there, but before it knows of it; and again while it cleans up.
+INTERRUPTED = """
+import os, signal, subprocess
+from chaos.run import main
+
+execute, wait = subprocess.Popen._execute_child, subprocess.Popen.wait
+
+def execute_and_interrupt(self, args, *rest):
+    execute(self, args, *rest)
+    if "asyncio log" in args:
+        subprocess.Popen.wait = interrupt_and_wait
+        os.kill(os.getpid(), signal.SIGTERM)
+
+def interrupt_and_wait(self, timeout=None):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return wait(self, timeout)
+
+subprocess.Popen._execute_child = execute_and_interrupt
+main()
+"""
 
 
 def processes_of(directory: Path) -> list[str]:
@@ -34,3 +55,11 @@ def test_no_process_and_no_mount_is_left(tmp_path: Path, form: list[str], number
     wait_for(lambda: not processes_of(tmp_path), "the end of all")
     if form == [] and missing_for_namespaces() is None:
         wait_for(lambda: str(tmp_path) not in Path("/proc/mounts").read_text(), "the end of the mounts")
+
+
+def test_a_run_that_is_asked_to_end_while_it_starts_a_process(tmp_path: Path) -> None:
+    arguments = ["--seed", "1", "--seconds", "30", "--directory", str(tmp_path), "--proxies"]
+    with started_program([sys.executable, "-c", INTERRUPTED, *arguments], environment=program_environment()) as process:
+        assert process.wait(PATIENCE_S) != 0
+    wait_for(lambda: not processes_of(tmp_path), "the end of all")
+    assert Report.read(tmp_path).outcome == VIOLATION
