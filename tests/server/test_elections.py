@@ -6,6 +6,7 @@ import pytest
 
 from support.virtual_cluster import SECRET, VirtualCluster
 from zmqraft.constants import TERM_JUMP_MAX
+from zmqraft.core.messages import AppendReply, SendAppend
 from zmqraft.errors import InvariantError
 from zmqraft.protocol import Protocols, encode_uint
 
@@ -223,6 +224,27 @@ def test_a_leader_without_a_majority_steps_down() -> None:
     cluster.partition([peer_id for peer_id in cluster.ids if peer_id != leader.id])
     cluster.run_until(lambda: leader.role != "leader", 0.3 + 0.07)
     assert leader.running.raft.leader_id is None
+
+
+def test_the_majority_is_looked_for_with_heartbeats() -> None:
+    """SPEC section 5, 5: what an idle leader does costs no turns beside those of its heartbeats."""
+    cluster = VirtualCluster(3)
+    cluster.start()
+    raft = cluster.leader().running.raft
+    cluster.run(1.0)
+    now = cluster.now
+    for progress in raft.progress.values():
+        progress.lost()
+    for _ in range(100):
+        now = raft.next_deadline(now)
+        assert any(progress.heartbeat_at <= now for progress in raft.progress.values())
+        raft.tick(now)
+        for peer_id in raft.progress:
+            message = raft.message_to(peer_id, now, takes_notices=True)
+            if isinstance(message, SendAppend):
+                raft.append_sent(peer_id, message, message.prev_index)
+                raft.step_append_reply(peer_id, AppendReply(raft.current_term, True), now + 0.001)
+    assert raft.is_leader
 
 
 def test_an_isolated_peer_does_not_raise_its_term_again_and_again() -> None:

@@ -328,7 +328,8 @@ class Raft:
     def tick(self, now: float) -> None:
         """Do what is due: start an election, or step down as a leader whom no majority answers (check-quorum)."""
         if self.is_leader:
-            if now >= self._quorum_until and now >= self._renew_quorum(now):
+            # Looked at a little early, with a heartbeat, so that it need not be looked at between two of them.
+            if now >= self._quorum_until - 2 * self._timing.heartbeat and now >= self._renew_quorum(now):
                 logger.warning("%s: no majority answers; stepping down in term %d", self.id, self.current_term)
                 self.become_follower(self.current_term, None, now)
             elif now >= self._leaving_until:

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 #: How often the last applied index is written down, in seconds. A crash in between only means that entries which were
 #: published before are published again, and subscribers know those.
 _STORE_INTERVAL = 1.0
+#: A heartbeat goes with what else the peer does, rather than alone, when it is due within this part of the interval.
+_HEARTBEAT_EARLY = 0.2
 _LINGER_MS = 200
 #: What subscribers send is the secret, and at the start of a connection a few properties. A longer subscription matches
 #: nothing, but costs about a hundred times its size.
@@ -115,7 +117,7 @@ class BroadcastStateMachine(StateMachineBase):
         if self._last_applied != self._stored and now >= self._store_at:
             self._store()
             self._store_at = now + _STORE_INTERVAL
-        if self._leads and now >= self._heartbeat_at:
+        if self._leads and now >= self._heartbeat_at - _HEARTBEAT_EARLY * self._heartbeat_interval:
             self._publish(None)
         deadlines = []
         if self._leads:

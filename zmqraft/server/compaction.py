@@ -42,7 +42,8 @@ __all__ = ["CompactionHost", "Compactor", "configuration_at", "pieces_of"]
 
 logger = logging.getLogger(__name__)
 
-#: How often it is looked whether there is something to do, in seconds.
+#: How often it is looked whether there is something to do, in seconds: in the next turn that there is anyway, or after
+#: this time once more.
 _CHECK_INTERVAL = 1.0
 #: After a snapshot that could not be made the settings ask for none for so many seconds.
 _RETRY_DELAY = 60.0
@@ -166,11 +167,11 @@ class Compactor:
     # --- time ---------------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> float:
-        """Begin what is due. Returns the time of the next call, if nothing is requested before."""
+        """Begin what is due. Returns the time of the next call, at the latest, if nothing is requested before."""
         if self._job is None and (self._requests or now >= self._check_at):
             self._check_at = now + _CHECK_INTERVAL
             self._begin_next(now)
-        return math.inf if self._job is not None else self._check_at
+        return math.inf if self._job is not None else self._check_at + _CHECK_INTERVAL
 
     def _begin_next(self, now: float) -> None:
         waiting = self._waiting

@@ -55,7 +55,8 @@ logger = logging.getLogger(__name__)
 _BACKGROUND_SIZE_MIN = 64 * 1024
 #: The time of a next turn that is due at once, in seconds from this one.
 _SOON = 0.0005
-#: How often expired request ids are looked for.
+#: How often expired request ids are looked for, in seconds: in the next turn that there is anyway, or after this time
+#: once more.
 _FORGET_INTERVAL = 1.0
 #: Identity, message id, type and secret.
 _FRAMES_MIN = 4
@@ -154,7 +155,7 @@ class Engine:
         return min(
             self.raft.next_deadline(now),
             self._clients.next_deadline(),
-            self._forget_at,
+            self._forget_at + _FORGET_INTERVAL,
             math.inf if self._sync is None else self._sync.began + self._patience,
             self._calls.deadline,
             self._catching_up.deadline if self.raft.role is Role.CLIENT else math.inf,
