@@ -104,6 +104,24 @@ def test_a_peer_that_is_not_known_to_be_ours_gets_the_data_alone(small_chunks: d
     assert behind.running.requests_forgotten_until >= cluster.wall - 60
 
 
+def test_a_peer_that_is_removed_and_comes_back_before_its_snapshot_begins() -> None:
+    """Its leader asks whether it is ours, and removes it and adds it again before it would wait no longer: found by
+    seed 294."""
+    cluster = VirtualCluster(3)
+    cluster.foreign = {"1", "2", "3"}
+    leader, other, behind = fallen_behind(cluster)
+    cluster.start(behind.id)
+    cluster.run_until(lambda: leader.running._calls._snapshot_at)
+    cluster.cut = {(leader.id, behind.id), (behind.id, leader.id)}
+    cluster.change([leader.id, other.id])
+    assert behind.id in leader.running.raft.leaving
+    cluster.change("123")
+    assert behind.id not in leader.running.raft.leaving
+    cluster.run(1.0)
+    cluster.heal()
+    check_same(cluster)
+
+
 def test_what_is_lost_on_the_way_is_sent_again(small_chunks: dict[str, object]) -> None:
     cluster = VirtualCluster(3, **small_chunks)  # type: ignore[arg-type]
     leader, _, behind = fallen_behind(cluster)

@@ -113,9 +113,6 @@ NOT_SIMULATED = frozenset(
         "a notice commits unverified entries",
         "a second leader of a term is followed",
         "a failed write is forgotten",
-        # Only zmq-raft leaves such files: ours have their name when they are durable, and checksums.
-        "a half-made newest file stops the start",
-        "zeros at the end are taken for entries",
         # No disk is lost, and no state file is of somebody else.
         "a follower that has lost its data is asked on and on",
         "a follower that has lost its data is counted",
@@ -123,8 +120,6 @@ NOT_SIMULATED = frozenset(
         "an id that comes back is the peer that it was",
         "a vote outlives its term on disk",
         "a term below the log's is taken as it is",
-        # Clients repeat what is not answered.
-        "the last reply goes to the route of the first request",
     }
 )
 

@@ -13,15 +13,18 @@ import pytest
 
 from support.mutants import MUTANTS, first_seed
 from support.twins import BUILDS, COMPILED
-from zmqraft.protocol import EntryBatch, EntryType, LogEntry
+from zmqraft import constants
+from zmqraft.protocol import EntryBatch, EntryType, LogEntry, Protocols
 from zmqraft.storage import MemorySnapshot
 from zmqraft.testing import command
 from zmqraft.testing.simulator import Fault, KeyValueMachine, SimulatedCluster, Violation, run_seed, shrink
+from zmqraft.testing.simulator.clients import SimulatedClient
 from zmqraft.testing.simulator.disk import PowerCut, SimulatedDisk
 from zmqraft.testing.simulator.fault_plan import KINDS, draw_faults
 from zmqraft.testing.simulator.faults import Faults
 from zmqraft.testing.simulator.machine import encode_command
 from zmqraft.testing.simulator.network import Network
+from zmqraft.testing.simulator.routes import Routes
 
 ROOT = Path(__file__).parent.parent.parent
 #: Every seed that ever failed, for whatever reason: tests/README.md says why. What a seed draws changes with the
@@ -35,6 +38,7 @@ FAILED_SEEDS = (
     218,
     220,
     269,
+    294,
     329,
     335,
     345,
@@ -311,6 +315,42 @@ def test_a_power_cut_waits_for_its_occasion() -> None:
     cluster.run(2.0)
     assert faults.delivered["power cut in the middle"] == faults.delivered["power cut"] > 0
     assert faults.undelivered == []
+
+
+def test_a_peer_opens_what_a_crash_of_zmq_raft_has_left(caplog: pytest.LogCaptureFixture) -> None:
+    """A file without all of its header, and entries without their data: neither is there when it is back."""
+    cluster = SimulatedCluster(1, index_file_capacity=4)
+    peer = cluster.peers["1"]
+    faults = Faults(cluster, [Fault("foreign crash", 0.5 * number, 0.1, 0.0, number) for number in range(1, 20)])
+    client = SimulatedClient(cluster, "c", Random(1), timeout_s=0.1)
+    cluster.start()
+    cluster.run(10.0)
+    assert faults.delivered["foreign crash"] == 19
+    for what in ("removing the half-made index file", "which were not written completely and never acknowledged"):
+        assert what in caplog.text
+    assert len(client.acknowledged) > 20
+    assert peer.running.raft.log.last_index == len(cluster.invariants.logs["1"])
+
+
+def test_an_update_is_answered_where_it_was_asked_for_last() -> None:
+    cluster = SimulatedCluster(1)
+    peer = cluster.peers["1"]
+    routes = Routes()
+    cluster.start()
+    cluster.run_until(lambda: peer.role == "leader")
+    request_id = bytes(12)
+    accepted = Protocols.REQUEST_UPDATE.encode_response(True)
+    done = Protocols.REQUEST_UPDATE.encode_response(True, 7)
+    for identity in (b"first", b"last"):
+        routes.arrived(peer, [identity, request_id, constants.REQUEST_UPDATE])
+        routes.replied(peer, identity, request_id, accepted)
+    routes.applied(peer, [request_id])
+    routes.replied(peer, b"first", request_id, done)
+    with pytest.raises(Violation, match="route"):
+        routes.turned(peer)
+    routes.applied(peer, [request_id])
+    routes.replied(peer, b"last", request_id, done)
+    routes.turned(peer)
 
 
 def test_a_snapshot_of_two_pieces_is_noticed() -> None:

@@ -161,6 +161,7 @@ class PeerCalls:
         counts any more."""
         self._append_sizes.pop(peer_id, None)
         self._snapshots.pop(peer_id, None)
+        self._snapshot_at.pop(peer_id, None)
         if self._links[peer_id].give_up():
             self._resets.append(peer_id)
 

@@ -27,6 +27,7 @@ from zmqraft.testing.simulator.invariants import Invariants
 from zmqraft.testing.simulator.machine import KeyValueMachine
 from zmqraft.testing.simulator.network import Network
 from zmqraft.testing.simulator.peer import SimulatedPeer
+from zmqraft.testing.simulator.routes import Routes
 from zmqraft.testing.simulator.trace import Trace
 from zmqraft.testing.simulator.violation import Violation
 
@@ -79,6 +80,7 @@ class SimulatedCluster:
         self._settings = {"index_file_capacity": 16, **settings}
         self.network = Network(Random(f"{seed} network"), self.at, self._request_arrives, self._reply_arrives)
         self.invariants = Invariants(self.peers)
+        self.routes = Routes()
         #: Who gets replies to clients, by name: (peer id, frames).
         self.clients: dict[str, Callable[[str, list[bytes]], None]] = {}
         self._crash_random = Random(f"{seed} crash")
@@ -180,6 +182,15 @@ class SimulatedCluster:
         self._stop(peer_id, "is killed")
         self.peers[peer_id].disk.kill()
 
+    def close(self, peer_id: str) -> None:
+        """SIGTERM: the process ends, and closes its files before."""
+        self._stop(peer_id, "is closed")
+        peer = self.peers[peer_id]
+        peer.disk.cut_after = None
+        peer.log.close()
+        peer.persistence.close()
+        peer.disk.kill()
+
     def power_cut(self, peer_id: str) -> None:
         """The machine is gone; what was not synced may be."""
         self._stop(peer_id, "loses its power")
@@ -215,6 +226,7 @@ class SimulatedCluster:
         """See `PeerHost`."""
         if peer.engine is not None:
             self.invariants.check(peer)
+            self.routes.turned(peer)
 
     def role_changed(self, peer: SimulatedPeer) -> None:
         """See `PeerHost`."""
@@ -247,6 +259,7 @@ class SimulatedCluster:
     def applied(self, peer: SimulatedPeer, batch: EntryBatch) -> None:
         """See `PeerHost`."""
         self.invariants.applied(peer, batch)
+        self.routes.applied(peer, (batch.request_id(position) for position in range(len(batch))))
         if self.state_of is not None:
             self.invariants.state_is(peer, batch.last_index, self.state_of(peer.machine))
         elif isinstance(peer.machine, KeyValueMachine):
@@ -304,6 +317,7 @@ class SimulatedCluster:
         """See `PeerHost`."""
         identity, message_id, *rest = frames
         request = self._requests[peer.id].get((identity, message_id))
+        self.routes.replied(peer, identity, message_id, rest)
         if request is not None:
             self.invariants.replied(peer, request[0], rest, is_repeated=request[1])
         self.network.reply(identity, [message_id, *rest])
@@ -321,6 +335,8 @@ class SimulatedCluster:
             requests[key] = (frames[2:], key in requests)
             if len(requests) > _REQUESTS_KEPT:
                 del requests[next(iter(requests))]
+        elif frames[2] == constants.REQUEST_UPDATE:
+            self.routes.arrived(peer, frames)
         peer.receive("", frames)
 
     def _reply_arrives(self, source: str, target: str, frames: list[bytes]) -> None:

@@ -164,6 +164,11 @@ class SimulatedDisk(FileSystem):
 
     # --- faults -------------------------------------------------------------------------------------------------------
 
+    @property
+    def is_faulty(self) -> bool:
+        """Whether the next write or sync may fail."""
+        return self.syncs_to_fail > 0 or self.is_full
+
     def _change(self) -> None:
         self.changes += 1
         if self.cut_after is not None:
@@ -221,6 +226,21 @@ class SimulatedDisk(FileSystem):
         """Let one bit of a file rot."""
         file = self._file(path)
         file.data[offset] ^= 1 << bit
+
+    def put(self, path: str, offset: int, data: bytes) -> None:
+        """Let another program have written a part of a file, durably."""
+        file = self._file(path)
+        stop = offset + len(data)
+        file.write(data, offset)
+        for sector in range(offset // SECTOR_SIZE, -(-stop // SECTOR_SIZE)):
+            file.dirty.pop(sector, None)
+        file.durable_size = max(file.durable_size, stop)
+
+    def cut(self, path: str, size: int) -> None:
+        """Let another program have left only so many bytes of a file."""
+        file = self._file(path)
+        file.resize(size)
+        file.sync()
 
     def digest(self) -> bytes:
         """A hash of everything that processes see."""

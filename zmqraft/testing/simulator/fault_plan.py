@@ -46,6 +46,7 @@ KINDS: dict[str, tuple[float, float, float, float, int]] = {
     "full disk": (0.2, 1.5, 0, 1, 1),
     "clock rate": (0.2, 3.0, 0.5, 2.0, 2),
     "clock step": (0.2, 2.0, -32400, 32400, 2),
+    "foreign crash": (0.15, 1.0, 0, 1, 2),
     "flipped bit": (0.08, 1.0, 0, 1, 1),
     "compaction": (0.6, 0.0, 0, 1, 8),
     "change of members": (0.4, 0.0, 1, 5, 5),

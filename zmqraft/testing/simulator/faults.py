@@ -19,6 +19,7 @@ from zmqraft.testing.simulator.clients import SimulatedClient
 from zmqraft.testing.simulator.cluster import SimulatedCluster
 from zmqraft.testing.simulator.disk import PowerCut
 from zmqraft.testing.simulator.fault_plan import Fault
+from zmqraft.testing.simulator.foreign_crash import leave_as_crash
 from zmqraft.testing.simulator.peer import SimulatedPeer
 from zmqraft.testing.simulator.violation import Violation
 
@@ -378,6 +379,17 @@ class Faults:
                 self._victim(random).disk.is_full = True
 
         self._last(fault, begin, end, lambda: sum(peer.disk.refused_writes for peer in peers) > before)
+
+    def _foreign_crash(self, fault: Fault, random: Random) -> None:
+        """zmq-raft ran on the data of a peer for a while, and has ended in the middle of an append."""
+        victim = self._victim(random)
+        if victim.is_in_turn or victim.log.is_syncing or victim.disk.is_faulty:
+            self._retry(fault)
+            return
+        self._cluster.close(victim.id)
+        data, capacity = victim.settings.data, victim.settings.index_file_capacity
+        self.delivered["foreign crash"] += leave_as_crash(victim.disk, str(data.log_path), capacity, random)
+        self._start_later(victim.id, fault.duration)
 
     def _flipped_bit(self, fault: Fault, random: Random) -> None:
         """A committed entry of a peer that is down rots, where all others have a good copy."""
