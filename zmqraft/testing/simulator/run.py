@@ -38,6 +38,8 @@ _LIVENESS_TIMEOUTS = 20
 _START_EXTRA_S = 0.6
 #: Short ones for many leaders; those that differ much let an old leader lead on for a while beside the next one.
 _ELECTION_TIMEOUTS_MS = ((100, 150), (200, 300), (200, 300), (200, 600), (200, 1000))
+#: Of what is sent in one message, in bytes.
+_MESSAGE_SIZES = (64, 512, 65536)
 
 
 @dataclass
@@ -91,7 +93,7 @@ def run_seed(
         trace_kept=trace_kept,
         machine=workload.machine,
         state_of=workload.state_of,
-        peer_msg_data_size=random.choice((64, 512, 65536)),
+        peer_msg_data_size=random.choice(_MESSAGE_SIZES),
         index_file_capacity=random.choice((4, 16, 16)),
         election_timeout_min=timeouts[0],
         election_timeout_max=timeouts[1],
@@ -102,7 +104,7 @@ def run_seed(
     violation = None
     message = ""
     reached_limit = False
-    with _quiet():
+    with _as_simulated(random.choice(_MESSAGE_SIZES)):
         try:
             run.go()
             if faults is None and run.faults.undelivered:
@@ -133,9 +135,9 @@ def run_seed(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Peers say a lot about what goes wrong, which is the point here; and every sync of a leader may be a background
-    one, where real peers do that for large ones only, as they take more updates before they refuse some."""
+def _as_simulated(message_size: int) -> Iterator[None]:
+    """Peers say a lot about what goes wrong, which is the point here. And what real ones do with much data, they do
+    with little: a leader syncs in the background, refuses updates, and sends a snapshot in several messages."""
     logger = logging.getLogger("zmqraft")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -144,6 +146,7 @@ def _quiet() -> Iterator[None]:
             mock.patch("zmqraft.server.engine._BACKGROUND_SIZE_MIN", 0),
             mock.patch("zmqraft.server.compaction._PAUSE_MAX", 0.0),
             mock.patch("zmqraft.server.client_requests.UNCOMMITTED_COUNT_MAX", UNCOMMITTED_MAX),
+            mock.patch("zmqraft.constants.OWN_APPEND_SIZE_MAX", message_size),
         ):
             yield
     finally:
