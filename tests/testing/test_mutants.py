@@ -51,8 +51,8 @@ def test_what_is_said_of_seeds_is_said_of_mutants() -> None:
     assert len(names) == len(SEEDS) + len(NOT_FOUND_BY_SEEDS) + len(NOT_SIMULATED)
 
 
-def test_random_seeds_find_most_of_those_that_they_can() -> None:
-    assert len(SEEDS) >= 0.8 * (len(SEEDS) + len(NOT_FOUND_BY_SEEDS))
+def test_random_seeds_find_most_of_them() -> None:
+    assert len(SEEDS) >= 0.8 * len(MUTANTS)
 
 
 def test_a_mutant_of_what_is_not_there_is_an_error() -> None:
