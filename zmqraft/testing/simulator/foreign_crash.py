@@ -1,6 +1,6 @@
 """What a crash of zmq-raft leaves at the end of a log on which it ran last: SPEC section 3.
 
-It knows nothing of checksums, gives a new file its name before that is complete, and syncs no size before the data.
+It knows nothing of checksums, a new file has its name before it is complete, and a file its new size before its data.
 """
 
 from __future__ import annotations
