@@ -136,6 +136,28 @@ def test_what_is_lost_on_the_way_is_sent_again(small_chunks: dict[str, object]) 
     assert sum(len(frames[9]) for frames in chunks_to(cluster, behind.id)) < 3 * (size + 200)
 
 
+@pytest.mark.parametrize("seconds", [0.3, 5.0])
+def test_what_has_come_without_an_answer_is_not_sent_again_for_ever(
+    small_chunks: dict[str, object], seconds: float
+) -> None:
+    """Also when that lasts so long that the leader begins anew. Found by seed 8091."""
+    timeouts = {"election_timeout_min": 10_000, "election_timeout_max": 20_000}
+    cluster = VirtualCluster(3, **small_chunks, **timeouts)  # type: ignore[arg-type]
+    leader, _, behind = fallen_behind(cluster)
+    cluster.start(behind.id)
+    calls = leader.running._calls
+
+    def has_come_in_part() -> bool:
+        snapshot = calls._snapshots.get(behind.id)
+        return snapshot is not None and snapshot._acknowledged > 64 and len(calls._links[behind.id].outstanding) == 2
+
+    cluster.run_until(has_come_in_part)
+    cluster.cut = {(behind.id, leader.id)}
+    cluster.run(seconds)
+    cluster.heal()
+    check_same(cluster)
+
+
 def test_a_chunk_that_comes_twice_counts_once(small_chunks: dict[str, object]) -> None:
     """FAULTS 24."""
     cluster = VirtualCluster(3, **small_chunks)  # type: ignore[arg-type]
@@ -169,17 +191,20 @@ def test_another_leader_begins_anew(small_chunks: dict[str, object]) -> None:
     cluster.crash(leader.id)
     cluster.run_until(lambda: other.role == "leader")
     cluster.run_until(lambda: len(chunks_to(cluster, behind.id)) > before)
-    decoded = Protocols.OWN_INSTALL_SNAPSHOT.decode_request
-    first = next(frames for frames in chunks_to(cluster, behind.id)[before:])
-    protocol = (
-        Protocols.OWN_INSTALL_SNAPSHOT if first[1] == constants.OWN_INSTALL_SNAPSHOT else Protocols.INSTALL_SNAPSHOT
-    )
-    assert protocol.decode_request(first[1:])[2:4] == (other.id, other.term)
-    assert protocol.decode_request(first[1:])[6] == 0
-    assert decoded is not None
+
+    def request(frames: list[bytes]) -> list[object]:
+        own = frames[1] == constants.OWN_INSTALL_SNAPSHOT
+        return list((Protocols.OWN_INSTALL_SNAPSHOT if own else Protocols.INSTALL_SNAPSHOT).decode_request(frames[1:]))
+
+    first = request(chunks_to(cluster, behind.id)[before])
+    assert first[2:4] == [other.id, other.term]
+    assert first[6] == 0
     cluster.start(leader.id)
     advance(cluster, 3)
     check_same(cluster)
+    # One of ours need not be made to forget what it had.
+    sizes = {(frames[1], request(frames)[7]) for frames in chunks_to(cluster, behind.id)[before:]}
+    assert len(sizes) == len({message_type for message_type, _ in sizes})
 
 
 def test_an_older_snapshot_is_not_taken() -> None:
@@ -493,6 +518,25 @@ class TestOutgoing:
         assert not outgoing.answered(1, 8)
         assert outgoing.is_under_way
         assert self.next_offset(outgoing) == 8
+
+    def test_what_was_given_up_may_have_come(self) -> None:
+        """Only the replies were lost: the peer says that it has more than is under way now."""
+        outgoing = self.own(3)
+        outgoing.lost()
+        assert self.next_offset(outgoing) == 0
+        assert not outgoing.answered(1, 12)
+        assert not outgoing.is_under_way
+        assert self.next_offset(outgoing) == 12
+
+    def test_what_did_not_come_from_here_is_forgotten(self) -> None:
+        """One of ours has 12 bytes, of which only 8 can be those of this attempt."""
+        outgoing = self.own(2)
+        assert not outgoing.answered(1, 12)
+        request = Protocols.OWN_INSTALL_SNAPSHOT.decode_request(outgoing.next_chunk(SECRET, "2", 1))
+        assert request[6:9] == (0, 21, bytes(1))
+        assert not outgoing.answered(1, 1)
+        request = Protocols.OWN_INSTALL_SNAPSHOT.decode_request(outgoing.next_chunk(SECRET, "2", 1))
+        assert request[6:9] == (0, 20, bytes(4))
 
     def test_there_is_no_more_when_all_was_sent(self) -> None:
         outgoing = OutgoingSnapshot(MemorySnapshot(9, 1, b""), 1 << 20, is_own=False)

@@ -277,6 +277,22 @@ def test_a_removed_peer_that_is_not_there_is_not_waited_for() -> None:
     assert set(leader.running.link_urls) == {rest.id}
 
 
+def test_one_that_is_not_waited_for_any_more_comes_back_in_the_same_turn() -> None:
+    """Nothing that is under way to it counts: neither is it waited for. Found by seed 7622."""
+    cluster = started(3)
+    leader = cluster.leader()
+    gone, rest = others(cluster, leader)
+    cluster.crash(gone.id)
+    cluster.change([leader.id, rest.id])
+    cluster.run_until(lambda: leader.running._calls.has_outstanding(gone.id))
+    leader.running.raft._leaving_until = cluster.now
+    cluster.ask_change(leader.id, "123", new_request_id(cluster.wall))
+    cluster.run(1.0)
+    assert gone.id in leader.members
+    cluster.start(gone.id)
+    check_same(cluster, "123")
+
+
 def test_a_member_votes_although_it_does_not_know_that_it_is_one() -> None:
     """FAULTS 34: promoted, but the leader dies before it hears of it."""
     cluster = started(3, "4")

@@ -322,8 +322,8 @@ class Engine:
             encode_json(change.configuration.to_value()),
         )
         logger.info("%s: the configuration at %d is %s", self.settings.id, index, change.configuration.to_value())
-        for peer_id in self.raft.leaving:
-            if peer_id in change.configuration:
+        for peer_id in change.configuration.urls:
+            if peer_id in self.raft.leaving or peer_id not in self.raft.progress:
                 self._calls.forget(peer_id)
         self.raft.propose(EntryBatch.from_entries([entry]), [(index, change.configuration)], now)
         self._write_log()

@@ -157,12 +157,13 @@ class PeerCalls:
                 self._resets.append(peer_id)
 
     def forget(self, peer_id: str) -> None:
-        """A peer that was removed comes back, perhaps as another one under its id: no answer to what is under way to it
-        counts any more."""
+        """A peer is added, which may have been a member before, and may be another one under its id now: no answer to
+        what is under way to it counts any more."""
         self._append_sizes.pop(peer_id, None)
         self._snapshots.pop(peer_id, None)
         self._snapshot_at.pop(peer_id, None)
-        if self._links[peer_id].give_up():
+        link = self._links.get(peer_id)
+        if link is not None and link.give_up():
             self._resets.append(peer_id)
 
     # --- replies ----------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ class OutgoingSnapshot:
         "_ends",
         "_is_unknown",
         "_next",
+        "_sent",
         "_snapshot",
         "is_own",
         "repeats",
@@ -48,10 +49,11 @@ class OutgoingSnapshot:
         #: Whether it travels in our own messages.
         self.is_own = is_own
         self._context = encode_context(snapshot.context) if is_own else b""
-        # Up to where the peer is known to have it, where the next chunk begins, and where each of those that are under
-        # way ends.
+        # Up to where the peer is known to have it, where the next chunk begins, up to where it was ever sent, and where
+        # each of those that are under way ends.
         self._acknowledged = 0
         self._next = 0
+        self._sent = 0
         self._ends: deque[int] = deque()
         # The peer has a part of it that did not come from here.
         self._is_unknown = False
@@ -85,6 +87,7 @@ class OutgoingSnapshot:
             # The beginning of something else, so that it forgets what it has.
             size, chunk = size + 1, chunk[:1]
         self._next += len(chunk)
+        self._sent = max(self._sent, self._next)
         self._ends.append(self._next)
         protocol = Protocols.OWN_INSTALL_SNAPSHOT if self.is_own else Protocols.INSTALL_SNAPSHOT
         own = (len(self._context),) if self.is_own else ()
@@ -113,7 +116,8 @@ class OutgoingSnapshot:
         on, by default behind it. Returns whether the peer has all of it.
 
         A peer of zmq-raft goes on with what another leader has sent it of a snapshot of the same index, term and size,
-        whose bytes need not be the same (FAULTS W5). It is made to forget that.
+        whose bytes need not be the same (FAULTS W5). It is made to forget that. So is one of ours that has more than
+        was sent from here.
 
         Raises InvariantError when not so many are under way.
         """
@@ -125,26 +129,29 @@ class OutgoingSnapshot:
         end = self._ends.popleft()
         was_unknown, self._is_unknown = self._is_unknown, False
         if was_unknown:
-            self._go_back(0)
+            self._go_to(0)
         elif offset is None or offset == end:
             self._acknowledged = end
             return end >= self._size
         elif offset < end:
             # What is under way behind it is refused as well.
-            self._go_back(offset)
+            self._go_to(offset)
         elif self.is_own and offset >= self._size:
             self._ends.clear()
             return True
-        elif not (self.is_own and offset <= self._next):
-            self._go_back(0)
-            self._is_unknown = not self.is_own
+        elif not (self.is_own and offset <= self._sent):
+            self._go_to(0)
+            self._is_unknown = True
+        elif offset > self._next:
+            # What was given up has come, and the replies have not.
+            self._go_to(offset)
         return False
 
     def lost(self) -> None:
         """What is under way is given up: begin anew behind what the peer has acknowledged."""
-        self._go_back(self._acknowledged)
+        self._go_to(self._acknowledged)
 
-    def _go_back(self, offset: int) -> None:
+    def _go_to(self, offset: int) -> None:
         self._acknowledged = self._next = offset
         self._ends.clear()
 

@@ -341,6 +341,12 @@ class Faults:
         before = victim.slow_turns
 
         def begin() -> None:
+            nonlocal victim, before
+            if victim.engine is None and self._cluster.alive:
+                # Another fault has taken it away, for long perhaps.
+                end()
+                victim = self._victim(random)
+                before = victim.slow_turns
             victim.disk.sync_s = fault.value
 
         def end() -> None:

@@ -243,9 +243,10 @@ class _Run:
         Who has missed a change votes for those whom the change has brought in only if they have more in their logs
         (SPEC section 2, difference 1). If they need its vote, and nobody whom it may vote for can be elected, the
         cluster waits for an operator. So it does when data of a peer is damaged that the others have left out of their
-        logs.
+        logs, and when one that got a snapshot without a configuration has more than those who could lead, and nobody
+        leads who could tell it the configuration.
         """
-        if any(peer.is_lost for peer in self.cluster.peers.values()):
+        if any(peer.is_lost or self._waits_for_a_leader(peer) for peer in self.cluster.peers.values()):
             return True
         raft_of = {peer.id: peer.running.raft for peer in self.cluster.alive}
         return any(
@@ -258,6 +259,12 @@ class _Run:
             )
             for peer_id, raft in raft_of.items()
         )
+
+    def _waits_for_a_leader(self, peer: SimulatedPeer) -> bool:
+        if peer.engine is None or peer.engine.raft.is_configuration_known or self.cluster.leader() is not None:
+            return False
+        ends = [self._end_of(each.running.raft) for each in self.cluster.alive if each is not peer]
+        return self._end_of(peer.engine.raft) > max(ends, default=(0, 0))
 
     @staticmethod
     def _end_of(raft: Raft) -> tuple[int, int]:
