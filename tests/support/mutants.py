@@ -74,7 +74,7 @@ SEEDS = {
     "a new leader answers reads before an entry of its term": 42,
     "entries are applied over an installed snapshot": 2,
     "a chunk that comes twice is written twice": 606,
-    "another leader's chunks go on where the last one's ended": 662,
+    "another leader's chunks go on where the last one's ended": 1632,
     "the configuration of a snapshot is not taken": 42,
     "a snapshot has the newest configuration": 96,
     "nothing is synced": 1,
