@@ -6,6 +6,7 @@ import pytest
 
 from support.virtual_cluster import SECRET, Peer, VirtualCluster, url_of
 from zmqraft import constants
+from zmqraft.core.configuration import ClusterConfiguration
 from zmqraft.errors import InvariantError
 from zmqraft.protocol import EntryBatch, EntryType, LogEntry, Protocols, encode_json, new_request_id
 from zmqraft.server.snapshot_transfer import OutgoingSnapshot
@@ -320,6 +321,25 @@ def test_another_configuration_is_not_confirmed_but_one_in_the_log_counts() -> N
     cluster.change("123")
     cluster.run_until(lambda: behind.running.raft.is_configuration_known)
     assert behind.members == "123"
+
+
+def test_a_joint_configuration_is_not_confirmed() -> None:
+    """Its peers may be those of the one behind it: found by seed 17949."""
+    cluster = VirtualCluster(3)
+    cluster.start()
+    leader, one, _ = peers_of(cluster)
+    cluster.run(1.0)
+    raft = one.running.raft
+    peers, urls = raft.configuration.peers, raft.configuration.urls
+    joint = ClusterConfiguration(peers[:2]).joint_with(peers)
+    raft.configurations.append([(raft.log.last_index, joint)])
+    raft.is_configuration_known = False
+    assert raft.configuration.urls == urls
+    raft.configuration_confirmed(leader.id, urls)
+    assert not raft.is_configuration_known
+    raft.configurations.append([(raft.log.last_index + 1, joint.final)])
+    raft.configuration_confirmed(leader.id, urls)
+    assert raft.is_configuration_known
 
 
 def test_request_ids_travel_with_the_snapshot() -> None:

@@ -553,8 +553,8 @@ class Raft:
 
     def configuration_confirmed(self, leader_id: str, peer_urls: dict[str, str]) -> None:
         """The leader says which peers there are: one that did not know may stand for election, if it takes just these
-        for the members."""
-        if leader_id == self.leader_id and peer_urls == self.configuration.urls:
+        for the members, and knows of no change."""
+        if leader_id == self.leader_id and not self.configuration.is_joint and peer_urls == self.configuration.urls:
             self.is_configuration_known = True
 
     def step_transfer_notice(self, notice: TransferNotice, now: float) -> None:

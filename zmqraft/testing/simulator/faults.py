@@ -44,7 +44,8 @@ class Faults:
         self._starts: dict[str, float] = {}
         # Kinds for which there was no occasion, for some time at least.
         self._impossible: set[str] = set()
-        self._lost: set[str] = set()
+        # The peers with a damaged entry, and its index.
+        self._lost: dict[str, int] = {}
         self._failures: dict[str, int] = {}
         # Power cuts that wait for an occasion: what it is, after how many changes of the disk, and how long.
         self._waiting: list[tuple[str, int, float]] = []
@@ -284,8 +285,16 @@ class Faults:
             if self._starts.get(peer_id) == when and peer.engine is None and not peer.is_gone:
                 del self._starts[peer_id]
                 cluster.start(peer_id)
+                self._started(peer)
 
         cluster.at(when, start)
+
+    def _started(self, peer: SimulatedPeer) -> None:
+        index = self._lost.get(peer.id)
+        if peer.engine is not None and index is not None and index < peer.log.first_index:
+            # A snapshot that was in its place already stands for the damaged entry now.
+            del self._lost[peer.id]
+            self._impossible.add("flipped bit")
 
     def _ended(self, peer: SimulatedPeer, failure: BaseException) -> None:
         if isinstance(failure, PowerCut):
@@ -321,7 +330,7 @@ class Faults:
         for other in self._cluster.alive:
             if self._cluster.invariants.holds(other.id, damage.last) and other.log.first_index <= damage.first:
                 mend(damage.path, other.log.read(damage.first, damage.last, 1 << 20), fs=peer.disk)
-                self._lost.discard(peer.id)
+                del self._lost[peer.id]
                 break
         else:
             # The others may have left these entries out: then it stays down.
@@ -417,7 +426,7 @@ class Faults:
         path, start, stop = spot
         cluster.kill(victim.id)
         victim.disk.flip(path, random.randrange(start, stop), random.randrange(8))
-        self._lost.add(victim.id)
+        self._lost[victim.id] = index
         self._start_later(victim.id, fault.duration)
 
     # --- clocks -------------------------------------------------------------------------------------------------------

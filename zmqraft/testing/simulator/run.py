@@ -242,7 +242,8 @@ class _Run:
 
         Who has missed a change votes for those whom the change has brought in only if they have more in their logs
         (SPEC section 2, difference 1). If they need its vote, and nobody whom it may vote for can be elected, the
-        cluster waits for an operator. So it does when data of a peer is damaged that the others have left out of their
+        cluster waits for an operator; or for luck, if they stand for election themselves, each time a little earlier
+        than those who have more. It also waits when data of a peer is damaged that the others have left out of their
         logs, and when one that got a snapshot without a configuration has more than those who could lead, and nobody
         leads who could tell it the configuration.
         """
@@ -254,7 +255,7 @@ class _Run:
             and any(
                 other in raft_of
                 and peer_id not in raft_of[other].configuration
-                and self._end_of(raft_of[other]) >= self._end_of(raft)
+                and (raft_of[other].role is Role.CANDIDATE or self._end_of(raft_of[other]) >= self._end_of(raft))
                 for other in raft.configuration.urls
             )
             for peer_id, raft in raft_of.items()
